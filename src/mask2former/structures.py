@@ -1,0 +1,223 @@
+"""What travels between the parts: categories, samples, targets, model output and results.
+
+Words for dimensions: B batch, T frames, Q queries, N objects, K classes, C channels, H W pixels.
+A label is always an index into a tuple of categories (0 .. K-1); the ids that a data set or a file
+uses for its categories appear only where files are read or written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int64, UInt8
+from torch import Tensor
+
+from mask2former.masks import encode_rle
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class: `id` is the data set's own number for it, `color` is RGB, 0..255."""
+
+    id: int
+    name: str
+    is_thing: bool
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How an image is shown to a model at test time and how its answer is read.
+
+    It is part of the model's config and travels with its weights.
+    """
+
+    shortest_side: int = 800  # pixels after resizing
+    longest_side: int = 1333  # pixels; wins over `shortest_side`
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    contrast_percentiles: tuple[float, float] | None = None  # stretch these to 0 and 255, per image
+    size_divisor: int = 32  # sides are padded to a multiple of it
+    object_threshold: float = 0.8  # panoptic: a query below this score is dropped
+    overlap_threshold: float = 0.8  # panoptic: a segment that keeps less of its mask is dropped
+    max_detections: int = 100  # instance: the one knob that limits detections per image
+    instances_of_things_only: bool = True
+
+
+class Masks(Protocol):
+    """The masks of one image's objects, compressed until the crop that is looked at is known."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+
+    def render(
+        self, box: tuple[float, float, float, float], size: tuple[int, int]
+    ) -> Bool[np.ndarray, "N h w"]:
+        """The part of every mask inside `box` (x0, y0, x1, y1 in pixels), scaled to `size` (h, w).
+
+        What lies outside the image is background. Empty masks stay in, so that N never changes.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One annotated image as a data set yields it: nothing resized, nothing dropped."""
+
+    image: UInt8[np.ndarray, "H W 3"]  # RGB
+    labels: Int64[np.ndarray, "N"]
+    masks: Masks
+    is_crowd: Bool[np.ndarray, "N"]
+    image_id: int | str
+    name: str  # file or record, for messages
+    void: Masks | None = None  # one mask: pixels that carry no annotation (panoptic data sets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What the loss compares one image (or clip) with; the masks cover the padded canvas."""
+
+    labels: Int64[Tensor, "N"]
+    masks: Bool[Tensor, "N T H W"]
+    ignore: Bool[Tensor, "T H W"] | None = None  # void and crowd pixels, if the loss shall skip them
+
+    def to(self, device: torch.device) -> Targets:
+        ignore = None if self.ignore is None else self.ignore.to(device)
+        return Targets(
+            labels=self.labels.to(device), masks=self.masks.to(device), ignore=ignore
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a model is trained on: normalised images on a common canvas, and their targets."""
+
+    images: Float[Tensor, "B 3 H W"]
+    targets: tuple[Targets, ...]
+    names: tuple[str, ...]  # which image each row is, for messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One prediction head's answer. Mask logits are made when they are asked for.
+
+    A mask is the dot product of a query's embedding with every pixel's feature, so holding
+    embeddings and features instead of maps saves Q/C of the memory per layer.
+    """
+
+    class_logits: Float[Tensor, "B Q K1"]  # last class is "no object"
+    mask_embeddings: Float[Tensor, "B Q C"]
+    mask_features: Float[Tensor, "B C T h w"]
+    is_clip: bool = False
+
+    @property
+    def mask_logits(self) -> Float[Tensor, "B Q *T h w"]:
+        """[B, Q, H/4, W/4] for images, [B, Q, T, H/4, W/4] for clips."""
+        logits = torch.einsum("bqc,bcthw->bqthw", self.mask_embeddings, self.mask_features)
+        return logits if self.is_clip else logits.squeeze(2)
+
+    def masks_of(self, image: int, queries: Int64[Tensor, "N"]) -> Float[Tensor, "N T h w"]:
+        """Mask logits of the named queries of one image."""
+        embeddings = self.mask_embeddings[image, queries]
+        return torch.einsum("nc,cthw->nthw", embeddings, self.mask_features[image])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What `Mask2Former` returns: one prediction for the queries, one after each decoder layer."""
+
+    predictions: tuple[Prediction, ...]
+
+    @property
+    def class_logits(self) -> Float[Tensor, "B Q K1"]:
+        return self.predictions[-1].class_logits
+
+    @property
+    def mask_logits(self) -> Float[Tensor, "B Q *T h w"]:
+        return self.predictions[-1].mask_logits
+
+    @property
+    def auxiliary(self) -> tuple[Prediction, ...]:
+        """All predictions but the last, in order: the queries' own first."""
+        return self.predictions[:-1]
+
+
+# --- results ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One region of a panoptic result."""
+
+    id: int  # its value in `Panoptic.ids`
+    label: int
+    category: Category
+    score: float
+    area: int  # pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panoptic:
+    """Every pixel belongs to at most one segment; id 0 is nothing."""
+
+    ids: Int[Tensor, "H W"]
+    segments: tuple[Segment, ...]
+    categories: tuple[Category, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """Objects, best score first; their masks may overlap. Boxes are (x0, y0, x1, y1) in pixels."""
+
+    masks: Bool[Tensor, "N H W"]
+    scores: Float[Tensor, "N"]
+    labels: Int64[Tensor, "N"]
+    boxes: Float[Tensor, "N 4"]
+    categories: tuple[Category, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        return [self.categories[label].name for label in self.labels.tolist()]
+
+    def above(self, score: float) -> Instances:
+        """Those whose score is at least `score`."""
+        keep = self.scores >= score
+        return Instances(
+            masks=self.masks[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+            boxes=self.boxes[keep],
+            categories=self.categories,
+        )
+
+    def rles(self) -> list[dict[str, object]]:
+        """COCO's compressed run-length encoding of every mask: {"size": [H, W], "counts": str}."""
+        return [encode_rle(mask) for mask in self.masks.cpu().numpy()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Semantic:
+    """One label a pixel; `scores` holds each class's (unnormalised) score where it was asked for."""
+
+    labels: Int64[Tensor, "H W"]
+    categories: tuple[Category, ...] = field(repr=False)
+    scores: Float[Tensor, "K H W"] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """What a `Segmenter` returns for one image: the tasks that were asked for, the others None."""
+
+    size: tuple[int, int]  # (H, W) of the image
+    name: str
+    instances: Instances | None = None
+    panoptic: Panoptic | None = None
+    semantic: Semantic | None = None
