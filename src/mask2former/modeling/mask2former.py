@@ -1,0 +1,80 @@
+"""Mask2Former (Cheng et al., CVPR 2022): backbone -> pixel decoder -> masked-attention decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mask2former.modeling.backbone import Backbone
+from mask2former.modeling.decoder import Decoder, DecoderConfig
+from mask2former.modeling.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from mask2former.modeling.resnet import ResNet, ResNetConfig
+from mask2former.modeling.swin import Swin, SwinConfig
+from mask2former.structures import Category, Output, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask2FormerConfig:
+    """A whole model: its parts, what it tells apart, and how images are shown to it."""
+
+    categories: tuple[Category, ...]
+    backbone: ResNetConfig | SwinConfig = field(default_factory=ResNetConfig)
+    pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    view: View = field(default_factory=View)
+
+
+class Mask2Former(nn.Module):
+    """Normalised, padded images in; class logits and masks of a fixed number of queries out."""
+
+    def __init__(self, config: Mask2FormerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone)
+        self.pixel_decoder = PixelDecoder(
+            config.pixel_decoder, self.backbone.channels, config.decoder.mask_channels
+        )
+        self.decoder = Decoder(
+            config.decoder, len(config.categories), config.pixel_decoder.channels
+        )
+
+    def forward(self, images: Float[Tensor, "B *T 3 H W"]) -> Output:
+        """Segment images [B, 3, H, W] or clips [B, T, 3, H, W], padded to multiples of 32."""
+        is_clip = images.ndim == 5
+        clips = images if is_clip else images.unsqueeze(1)
+        maps = self.backbone(clips.flatten(0, 1))
+        # As in the official code: under autocast the pixel decoder stays in fp32.
+        with torch.autocast(images.device.type, enabled=False):
+            maps = [x.to(self.pixel_decoder.level_embedding.dtype) for x in maps]
+            mask_features, scales = self.pixel_decoder(maps)
+        mask_features, *scales = (
+            x.unflatten(0, clips.shape[:2]).transpose(1, 2) for x in (mask_features, *scales)
+        )
+        return Output(predictions=self.decoder(mask_features, scales, is_clip))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> Mask2Former:
+        """Read a model from our own format or from the official one; see `mask2former.weights`."""
+        from mask2former.weights import load_model
+
+        return load_model(path).to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config and weights (safetensors) to a folder."""
+        from mask2former.weights.native import save_model
+
+        save_model(self, folder)
+
+
+def build_backbone(config: ResNetConfig | SwinConfig) -> Backbone:
+    return ResNet(config) if isinstance(config, ResNetConfig) else Swin(config)

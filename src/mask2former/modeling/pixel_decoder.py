@@ -1,0 +1,138 @@
+"""The pixel decoder: backbone maps -> three encoded scales and per-pixel mask features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mask2former.modeling.deformable_attention import DeformableAttention, Shapes
+from mask2former.modeling.position_encoding import sine_2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelDecoderConfig:
+    """Multi-scale deformable encoder over strides 32, 16 and 8, and one FPN step to stride 4."""
+
+    channels: int = 256
+    layers: int = 6
+    heads: int = 8
+    points: int = 4
+    feedforward: int = 1024
+    dropout: float = 0.0
+    position_period: float | None = None  # pixels; None: relative to the canvas, as in the paper
+    mask_positions: bool = False  # add positions to what the mask features are made of
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention over all scales, then a feed-forward network; post-norm."""
+
+    def __init__(self, config: PixelDecoderConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.attention = DeformableAttention(c, 3, config.heads, config.points)
+        self.norm1 = nn.LayerNorm(c)
+        self.linear1 = nn.Linear(c, config.feedforward)
+        self.linear2 = nn.Linear(config.feedforward, c)
+        self.norm2 = nn.LayerNorm(c)
+        self.dropout = nn.Dropout(config.dropout)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B S C"],
+        position: Float[Tensor, "S C"],
+        reference: Float[Tensor, "S 2"],
+        shapes: Shapes,
+    ) -> Float[Tensor, "B S C"]:
+        attended = self.attention(tokens + position, tokens, reference, shapes)
+        tokens = self.norm1(tokens + self.dropout(attended))
+        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        normalised: Tensor = self.norm2(tokens + self.dropout(self.linear2(hidden)))
+        return normalised
+
+
+class PixelDecoder(nn.Module):
+    """Deformable encoder and FPN step.
+
+    Returns the mask features at stride 4 and the encoded maps at strides 32, 16, 8 (in this order).
+    """
+
+    def __init__(
+        self, config: PixelDecoderConfig, inputs: tuple[int, int, int, int], mask_channels: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        c = config.channels
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, c, 1), nn.GroupNorm(32, c)) for i in inputs[:0:-1]
+        )
+        self.level_embedding = nn.Parameter(torch.randn(3, c))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.lateral = nn.Conv2d(inputs[0], c, 1, bias=False)
+        self.lateral_norm = nn.GroupNorm(32, c)
+        self.output = nn.Conv2d(c, c, 3, padding=1, bias=False)
+        self.output_norm = nn.GroupNorm(32, c)
+        self.mask_features = nn.Conv2d(c, mask_channels, 1)
+        for conv in (self.lateral, self.output, self.mask_features):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+        for projection in self.projections:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+
+    def forward(
+        self, maps: list[Float[Tensor, "B C h w"]]
+    ) -> tuple[Float[Tensor, "B D h w"], list[Float[Tensor, "B C h w"]]]:
+        finest, *coarser = maps
+        scales = [
+            projection(x) for projection, x in zip(self.projections, coarser[::-1], strict=True)
+        ]
+        encoded = self.encode(scales)
+        up = F.interpolate(encoded[-1], size=finest.shape[-2:], mode="bilinear")
+        x = self.lateral_norm(self.lateral(finest)) + up
+        if self.config.mask_positions:
+            x = x + self.position(x, stride=4)
+        x = F.relu(self.output_norm(self.output(x)))
+        return self.mask_features(x), encoded
+
+    def encode(self, scales: list[Float[Tensor, "B C h w"]]) -> list[Float[Tensor, "B C h w"]]:
+        """The deformable encoder, over the tokens of all scales at once."""
+        shapes = [(x.shape[-2], x.shape[-1]) for x in scales]
+        position = torch.cat(
+            [
+                self.position(x, stride).flatten(1).T + level
+                for x, stride, level in zip(scales, (32, 16, 8), self.level_embedding, strict=True)
+            ]
+        )
+        reference = torch.cat([cell_centres(h, w, scales[0].device) for h, w in shapes])
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in scales], 1)
+        for layer in self.layers:
+            tokens = layer(tokens, position, reference, shapes)
+        return [
+            level.transpose(1, 2).unflatten(2, shape)
+            for level, shape in zip(tokens.split([h * w for h, w in shapes], 1), shapes, strict=True)
+        ]
+
+    def position(self, x: Float[Tensor, "B C h w"], stride: int) -> Float[Tensor, "C h w"]:
+        period = self.config.position_period
+        return sine_2d(
+            x.shape[-2],
+            x.shape[-1],
+            x.shape[1],
+            period=None if period is None else period / stride,
+            device=x.device,
+        ).to(x.dtype)
+
+
+def cell_centres(height: int, width: int, device: torch.device) -> Float[Tensor, "S 2"]:
+    """(x, y) of every cell's centre, in [0, 1]."""
+    y, x = torch.meshgrid(
+        (torch.arange(height, device=device) + 0.5) / height,
+        (torch.arange(width, device=device) + 0.5) / width,
+        indexing="ij",
+    )
+    return torch.stack((x.flatten(), y.flatten()), -1)

@@ -1,0 +1,132 @@
+"""ResNet (He et al., CVPR 2016) with the stride in the 3x3 convolution, as Mask2Former uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mask2former.modeling.backbone import Backbone
+
+Norm = Literal["frozen_batch_norm", "batch_norm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """The default is ResNet-50."""
+
+    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    block: Literal["bottleneck", "basic"] = "bottleneck"
+    stem_channels: int = 64
+    width: int = 64  # channels of the first stage's 3x3 convolutions; doubles with each stage
+    channels: int = 256  # channels that the first stage returns; doubles with each stage
+    norm: Norm = "frozen_batch_norm"  # "batch_norm" where training starts from nothing
+
+
+RESNET50 = ResNetConfig()
+RESNET101 = ResNetConfig(depths=(3, 4, 23, 3))
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation whose statistics and affine are constants of the pre-trained weights."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    eps = 1e-5
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels) - self.eps)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        if not x.requires_grad:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias and its normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.norm: nn.Module = (
+            FrozenBatchNorm(outputs) if norm == "frozen_batch_norm" else nn.BatchNorm2d(outputs)
+        )
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
+        normalised: Tensor = self.norm(self.conv(x))
+        return normalised
+
+
+class Block(nn.Module):
+    """Residual block: 1x1, 3x3, 1x1 ("bottleneck") or two 3x3 ("basic") convolutions."""
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, stride: int, config: ResNetConfig
+    ) -> None:
+        super().__init__()
+        norm = config.norm
+        if config.block == "bottleneck":
+            convs = [
+                ConvNorm(inputs, width, 1, 1, norm),
+                ConvNorm(width, width, 3, stride, norm),
+                ConvNorm(width, outputs, 1, 1, norm),
+            ]
+        else:
+            convs = [
+                ConvNorm(inputs, outputs, 3, stride, norm),
+                ConvNorm(outputs, outputs, 3, 1, norm),
+            ]
+        self.convs = nn.ModuleList(convs)
+        self.shortcut = (
+            ConvNorm(inputs, outputs, 1, stride, norm) if inputs != outputs else nn.Identity()
+        )
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
+        residual = x
+        for conv in self.convs[:-1]:
+            x = F.relu(conv(x))
+        return F.relu(self.convs[-1](x) + self.shortcut(residual))
+
+
+class ResNet(Backbone):
+    """Stem (stride 4) and four stages; returns what each stage returns."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, config.stem_channels, 7, 2, config.norm)
+        inputs, stages = config.stem_channels, []
+        for i, depth in enumerate(config.depths):
+            width, outputs = config.width << i, config.channels << i
+            blocks = []
+            for j in range(depth):
+                stride = 2 if i > 0 and j == 0 else 1
+                blocks.append(Block(inputs, width, outputs, stride, config))
+                inputs = outputs
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+        c = config.channels
+        self.channels = (c, 2 * c, 4 * c, 8 * c)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
+        x = F.max_pool2d(F.relu(self.stem(images)), 3, 2, 1)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
