@@ -1,0 +1,188 @@
+"""The loss: every prediction is matched to the objects and compared with them (paper, 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mask2former.loss.matcher import Match, Matcher, Places
+from mask2former.loss.points import sample_maps, sample_masks, uncertain_points
+from mask2former.structures import Output, Prediction, Targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the terms (of the matching costs too) and where masks are compared."""
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    points: int = 12544
+    oversample: float = 3.0
+    importance: float = 0.75
+    matching_on: Places = "points"  # "masks": every cell of the stride-4 map
+    loss_on: Places = "points"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The unweighted terms of every prediction (in the order of `Output.predictions`)."""
+
+    classification: Float[Tensor, "L"]
+    mask: Float[Tensor, "L"]
+    dice: Float[Tensor, "L"]
+    total: Float[Tensor, ""]  # weighted, summed
+
+
+class Criterion(nn.Module):
+    """Output + targets -> losses. All of it in fp32, whatever the model computed in."""
+
+    class_weights: Tensor
+
+    def __init__(self, config: LossConfig, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.matcher = Matcher(
+            class_weight=config.class_weight,
+            mask_weight=config.mask_weight,
+            dice_weight=config.dice_weight,
+            points=config.points,
+            on=config.matching_on,
+        )
+        weights = torch.ones(classes + 1)
+        weights[-1] = config.no_object_weight
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(
+        self, output: Output, targets: tuple[Targets, ...], names: tuple[str, ...] | None = None
+    ) -> Losses:
+        """`names` of the images are for the error that a non-finite prediction raises."""
+        names = names or tuple(f"image {i}" for i in range(len(targets)))
+        normaliser = self.object_count(targets)
+        last = len(output.predictions) - 1
+        terms: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        with torch.autocast(self.class_weights.device.type, enabled=False):
+            for layer in (last, *range(last)):  # the official order of the random draws
+                prediction = output.predictions[layer]
+                where = f"prediction {layer} of {last + 1}"
+                matches = self.matcher(prediction, targets, where, names)
+                mask, dice = self.mask_terms(prediction, targets, matches)
+                terms[layer] = (
+                    self.class_term(prediction, targets, matches),
+                    mask / normaliser,
+                    dice / normaliser,
+                )
+        classification, mask, dice = (
+            torch.stack([terms[layer][i] for layer in range(last + 1)]) for i in range(3)
+        )
+        config = self.config
+        total = (
+            config.class_weight * classification.sum()
+            + config.mask_weight * mask.sum()
+            + config.dice_weight * dice.sum()
+        )
+        return Losses(classification=classification, mask=mask, dice=dice, total=total)
+
+    def object_count(self, targets: tuple[Targets, ...]) -> Float[Tensor, ""]:
+        """Objects in the batch, averaged over ranks, at least 1."""
+        count = torch.tensor(
+            float(sum(len(t.labels) for t in targets)), device=self.class_weights.device
+        )
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(count)
+            count = count / distributed.get_world_size()
+        return count.clamp(min=1)
+
+    def class_term(
+        self, prediction: Prediction, targets: tuple[Targets, ...], matches: list[Match]
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy; unmatched queries are to say "no object"."""
+        logits = prediction.class_logits.float()
+        labels = torch.full(logits.shape[:2], logits.shape[-1] - 1, device=logits.device)
+        for image, (target, match) in enumerate(zip(targets, matches, strict=True)):
+            labels[image, match.queries] = target.labels[match.objects]
+        return F.cross_entropy(logits.transpose(1, 2), labels, self.class_weights)
+
+    def mask_terms(
+        self, prediction: Prediction, targets: tuple[Targets, ...], matches: list[Match]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Cross-entropy and dice, summed over the matched masks (of every frame).
+
+        Maps are made for matched queries alone: nothing of the other queries is ever held.
+        """
+        maps = torch.cat(
+            [
+                prediction.masks_of(image, match.queries).flatten(0, 1)
+                for image, match in enumerate(matches)
+            ]
+        ).float()
+        if len(maps) == 0:
+            zero = prediction.mask_embeddings.float().sum() * 0.0
+            return zero, zero
+        masks = [t.masks[m.objects].flatten(0, 1) for t, m in zip(targets, matches, strict=True)]
+        ignores = None
+        if any(target.ignore is not None for target in targets):
+            ignores = [ignore_of(t, len(m.objects)) for t, m in zip(targets, matches, strict=True)]
+        if self.config.loss_on == "points":
+            logits, truth, valid = self.at_points(maps, masks, ignores)
+        else:
+            logits, truth, valid = everywhere(maps, masks, ignores)
+        return mask_losses(logits, truth, valid)
+
+    def at_points(
+        self, maps: Float[Tensor, "M h w"], masks: list[Tensor], ignores: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits, truth and validity at points of each mask's own."""
+        config = self.config
+        points = uncertain_points(
+            maps.detach(), config.points, config.oversample, config.importance
+        )
+        logits = sample_maps(maps.unsqueeze(1), points).squeeze(1)
+        parts = points.split([len(m) for m in masks])
+        truth = torch.cat([sample_masks(m, p) for m, p in zip(masks, parts, strict=True)])
+        if ignores is None:
+            return logits, truth, None
+        ignored = [sample_masks(m, p) for m, p in zip(ignores, parts, strict=True)]
+        return logits, truth, torch.cat(ignored) < 0.5
+
+
+def ignore_of(target: Targets, objects: int) -> Bool[Tensor, "NT H W"]:
+    """The pixels that each of `objects` masks shall not be judged by."""
+    shape = (objects, *target.masks.shape[1:])
+    if target.ignore is None:
+        return torch.zeros(shape, dtype=torch.bool, device=target.masks.device).flatten(0, 1)
+    return target.ignore.expand(shape).flatten(0, 1)
+
+
+def everywhere(
+    maps: Float[Tensor, "M h w"], masks: list[Tensor], ignores: list[Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits, truth and validity in every cell of the stride-4 map; truth is a cell's coverage."""
+    size = maps.shape[-2:]
+
+    def shrink(parts: list[Tensor]) -> Tensor:
+        return torch.cat([F.adaptive_avg_pool2d(m.float(), size).flatten(1) for m in parts])
+
+    return maps.flatten(1), shrink(masks), None if ignores is None else shrink(ignores) < 0.5
+
+
+def mask_losses(
+    logits: Float[Tensor, "M P"], truth: Float[Tensor, "M P"], valid: Bool[Tensor, "M P"] | None
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Binary cross-entropy (mean over the points of a mask) and dice loss, summed over masks."""
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    probability = logits.sigmoid()
+    if valid is None:
+        entropy_mean = entropy.mean(1)
+    else:
+        entropy_mean = (entropy * valid).sum(1) / valid.sum(1).clamp(min=1)
+        probability, truth = probability * valid, truth * valid
+    overlap = 2 * (probability * truth).sum(1)
+    dice = 1 - (overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
+    return entropy_mean.sum(), dice.sum()

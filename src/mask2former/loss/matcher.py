@@ -1,0 +1,128 @@
+"""Which query answers for which object: the assignment of least cost, image by image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mask2former.loss.points import sample_maps, sample_masks
+from mask2former.structures import Prediction, Targets
+
+Places = Literal["points", "masks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Query `queries[i]` answers for object `objects[i]`; queries ascend."""
+
+    queries: Int64[Tensor, "M"]
+    objects: Int64[Tensor, "M"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matcher:
+    """Cost of a pair: class, cross-entropy and dice, weighted as the loss is.
+
+    Compared at `points` uniform points that all masks of an image share, or (`on="masks"`) in every
+    cell of the stride-4 map.
+    """
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    points: int = 12544
+    on: Places = "points"
+
+    @torch.no_grad()
+    def __call__(
+        self, prediction: Prediction, targets: tuple[Targets, ...], where: str, names: tuple[str, ...]
+    ) -> list[Match]:
+        """One match an image. ValueError names image, layer (`where`) and term that is not finite."""
+        matches = []
+        for image, target in enumerate(targets):
+            terms = self.terms(prediction, image, target)
+            for term, cost in terms.items():
+                if not cost.isfinite().all():
+                    raise ValueError(non_finite(term, where, names[image], prediction, image))
+            total = torch.stack(tuple(terms.values())).sum(0)
+            rows, columns = linear_sum_assignment(total.cpu().numpy())
+            device = total.device
+            matches.append(
+                Match(
+                    queries=torch.as_tensor(rows, device=device, dtype=torch.int64),
+                    objects=torch.as_tensor(columns, device=device, dtype=torch.int64),
+                )
+            )
+        return matches
+
+    def terms(
+        self, prediction: Prediction, image: int, target: Targets
+    ) -> dict[str, Float[Tensor, "Q N"]]:
+        """The weighted cost matrices of one image; always fp32."""
+        probability = prediction.class_logits[image].float().softmax(-1)
+        logits, truth, valid = self.compared(prediction, image, target)
+        if valid is not None:
+            logits, truth = logits[:, valid], truth[:, valid]
+        return {
+            "class": -self.class_weight * probability[:, target.labels],
+            "mask": self.mask_weight * cross_entropy_cost(logits, truth),
+            "dice": self.dice_weight * dice_cost(logits, truth),
+        }
+
+    def compared(
+        self, prediction: Prediction, image: int, target: Targets
+    ) -> tuple[Float[Tensor, "Q P"], Float[Tensor, "N P"], Bool[Tensor, "P"] | None]:
+        """Logits, truth and (if void is left out) validity at the places that are compared."""
+        features = prediction.mask_features[image].float()  # [D, T, h, w]
+        embeddings = prediction.mask_embeddings[image].float()
+        frames = features.shape[1]
+        masks, ignore = target.masks, target.ignore
+        if self.on == "points":
+            points = torch.rand(1, self.points, 2, device=features.device)
+            shared = points.expand(frames, -1, -1)
+            features = sample_maps(features.transpose(0, 1), shared).transpose(0, 1)
+            truth = sample_masks(masks.flatten(0, 1), points).view(len(masks), -1)
+            valid = None if ignore is None else sample_masks(ignore, points).flatten() < 0.5
+        else:
+            size = features.shape[-2:]
+            truth = F.adaptive_avg_pool2d(masks.float(), size).flatten(1)
+            valid = None
+            if ignore is not None:
+                valid = F.adaptive_avg_pool2d(ignore.float(), size).flatten() < 0.5
+        # The product with the features at the points, not points of ten full-size predictions.
+        return embeddings @ features.flatten(1), truth, valid
+
+
+def cross_entropy_cost(
+    logits: Float[Tensor, "Q P"], truth: Float[Tensor, "N P"]
+) -> Float[Tensor, "Q N"]:
+    """Mean binary cross-entropy of every pair; with softplus(x) - x * t it is one product."""
+    return (F.softplus(logits).sum(-1, keepdim=True) - logits @ truth.T) / max(logits.shape[1], 1)
+
+
+def dice_cost(logits: Float[Tensor, "Q P"], truth: Float[Tensor, "N P"]) -> Float[Tensor, "Q N"]:
+    """1 - dice of every pair, with 1 added above and below."""
+    p = logits.sigmoid()
+    overlap = 2 * p @ truth.T
+    return 1 - (overlap + 1) / (p.sum(-1, keepdim=True) + truth.sum(-1) + 1)
+
+
+def non_finite(term: str, where: str, name: str, prediction: Prediction, image: int) -> str:
+    """What to say when the matching cost of an image is NaN or infinite."""
+    sources = {
+        "class logits": prediction.class_logits,
+        "mask embeddings": prediction.mask_embeddings,
+        "mask features": prediction.mask_features,
+    }
+    bad = [source for source, x in sources.items() if not x[image].isfinite().all()]
+    return (
+        f"{name}: the {term} cost of {where} is not finite ({', '.join(bad) or 'overflow'}). "
+        "Lower the learning rate, train with bf16 or 32-bit precision instead of fp16, and check "
+        "that the image itself is finite."
+    )
