@@ -7,8 +7,8 @@ uses for its categories appear only where files are read or written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -221,3 +221,22 @@ class Segmentation:
     instances: Instances | None = None
     panoptic: Panoptic | None = None
     semantic: Semantic | None = None
+
+    def to(self, device: str | torch.device) -> Segmentation:
+        """The same, with every tensor on `device`."""
+        return replace(
+            self,
+            instances=None if self.instances is None else _moved(self.instances, device),
+            panoptic=None if self.panoptic is None else _moved(self.panoptic, device),
+            semantic=None if self.semantic is None else _moved(self.semantic, device),
+        )
+
+
+Result = TypeVar("Result", Panoptic, Instances, Semantic)
+
+
+def _moved(result: Result, device: str | torch.device) -> Result:
+    tensors = {f.name: getattr(result, f.name) for f in fields(result)}
+    return replace(
+        result, **{k: v.to(device) for k, v in tensors.items() if isinstance(v, Tensor)}
+    )

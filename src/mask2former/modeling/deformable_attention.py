@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 Shapes = Sequence[tuple[int, int]]  # (height, width) of each level
@@ -54,18 +57,70 @@ def sample(
     rows, corner_weights = _corners(shapes, locations, tokens)
     bags = batch * queries * heads
     mixed = (corner_weights * weights.unsqueeze(-1)).reshape(bags, -1)
-    out = F.embedding_bag(
-        rows.view(bags, -1),
-        value.reshape(-1, width),
-        mode="sum",
-        per_sample_weights=mixed.to(value.dtype),
-    )
+    table = value.reshape(-1, width)
+    out: Tensor = WeightedBags.apply(table, rows.view(bags, -1), mixed.to(value.dtype))
     return out.view(batch, queries, heads * width)
+
+
+class WeightedBags(torch.autograd.Function):
+    """Each bag's weighted sum of rows of a table: `embedding_bag` with a backward of our own.
+
+    Torch's sorts all indices first, which takes longer than everything else together. Here the
+    gradient of the table is a product with a transposed sparse matrix, row after row in one fixed
+    order: deterministic on the CPU.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        table: Float[Tensor, "R c"],
+        rows: Int[Tensor, "bags n"],
+        weights: Float[Tensor, "bags n"],
+    ) -> Float[Tensor, "bags c"]:
+        ctx.save_for_backward(table, rows, weights)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        table, rows, weights = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        bags, n = rows.shape
+        table_gradient = weights_gradient = None
+        if ctx.needs_input_grad[0]:
+            table_gradient = scatter_rows(gradient, rows, weights, len(table))
+        if ctx.needs_input_grad[2]:
+            offsets = torch.arange(0, bags * n, n, device=rows.device, dtype=rows.dtype)
+            bag_of = torch.arange(bags, device=rows.device, dtype=rows.dtype).repeat_interleave(n)
+            weights_gradient = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                gradient, table, rows.flatten(), offsets, bag_of, 0
+            ).view(bags, n)
+        return table_gradient, None, weights_gradient
+
+
+def scatter_rows(
+    gradient: Float[Tensor, "bags c"],
+    rows: Int[Tensor, "bags n"],
+    weights: Float[Tensor, "bags n"],
+    size: int,
+) -> Float[Tensor, "size c"]:
+    """Add each bag's gradient, times the weight, to every row of the bag."""
+    bags, n = rows.shape
+    if gradient.device.type == "cpu":
+        starts = np.arange(0, bags * n + 1, n, dtype=np.int32)
+        columns = rows.flatten().numpy().astype(np.int32, copy=False)
+        matrix = csr_array(
+            (weights.float().flatten().numpy(), columns, starts), shape=(bags, size), copy=False
+        )
+        return torch.from_numpy(matrix.T @ gradient.float().numpy()).to(gradient.dtype)
+    out = torch.zeros(size, gradient.shape[1], device=gradient.device, dtype=gradient.dtype)
+    for i in range(n):  # one corner at a time: all at once would be n copies of the gradient
+        out.index_add_(0, rows[:, i], weights[:, i, None] * gradient)
+    return out
 
 
 def _corners(
     shapes: Shapes, locations: Float[Tensor, "B Q M L P 2"], tokens: int
-) -> tuple[Int64[Tensor, "B Q M L P 4"], Float[Tensor, "B Q M L P 4"]]:
+) -> tuple[Int[Tensor, "B Q M L P 4"], Float[Tensor, "B Q M L P 4"]]:
     """Row in the table [B * S * M, c] and bilinear weight of each point's four corners."""
     device = locations.device
     batch, _, heads = locations.shape[:3]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from torch import Tensor
 
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.weights import detectron2, native
+
+EMBEDDED = Path(__file__).parents[1] / "models"
 
 
 def load_model(path: str | Path) -> Mask2Former:
@@ -69,3 +72,26 @@ def load_tensors(model: Mask2Former, tensors: dict[str, Tensor], source: str) ->
             f"{source}: the weights do not fit the config ({len(faults)} tensors):\n  {shown}{more}"
         )
     model.load_state_dict(tensors)
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The path of a model: an embedded one by its name, any other as it is.
+
+    A path wins over a name. FileNotFoundError lists the names, nearest first.
+    """
+    if Path(name_or_path).exists():
+        return Path(name_or_path)
+    names = embedded_models()
+    if str(name_or_path) in names:
+        return EMBEDDED / str(name_or_path)
+    near = difflib.get_close_matches(str(name_or_path), names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise FileNotFoundError(
+        f"{name_or_path}: neither a file or folder nor the name of a model; {hint}"
+        f"embedded models: {', '.join(names) or 'none'}"
+    )
+
+
+def embedded_models() -> list[str]:
+    """The names of the models that are part of the package."""
+    return sorted(config.parent.name for config in EMBEDDED.glob(f"*/{native.CONFIG}"))

@@ -1,0 +1,127 @@
+"""COCO's instance format: one JSON with polygons or a run-length encoding for every object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mask2former.data.coco_json import (
+    CocoJson,
+    annotation_name,
+    raise_problems,
+    read_coco_json,
+    unknown_category,
+)
+from mask2former.data.dataset import read_annotated_image, require_file
+from mask2former.masks import EncodedMasks, Polygons, Rle, check_polygons
+from mask2former.structures import Category, Sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Object:
+    name: str
+    label: int
+    is_crowd: bool
+    mask: Rle | Polygons
+
+
+class CocoInstances:
+    """The images of a COCO instance file, in its order, those without objects included.
+
+    Labels follow the ascending ids of the categories. An annotation with an empty list of
+    polygons stays, as an empty mask.
+    """
+
+    categories: tuple[Category, ...]
+
+    def __init__(self, annotations_json: str | Path, images_dir: str | Path) -> None:
+        """Read and check the annotations; images and encodings are read when asked for.
+
+        Raises FileNotFoundError or ValueError naming the file, the record and the cure.
+        """
+        self.path, self.images_dir = Path(annotations_json), Path(images_dir)
+        content = read_coco_json(self.path, "instance")
+        self.categories = content.categories
+        self._images = tuple(content.images.values())
+        self._objects = _read_objects(content)
+        for image in self._images[:1]:  # a wrong folder shows at once
+            require_file(self.images_dir / image.file_name, f"{self.path}: image {image.id}")
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = self._images[index]
+        objects = self._objects.get(image.id, [])
+        masks = EncodedMasks(
+            image.size,
+            [thing.mask for thing in objects],
+            names=[f"{self.path}: {thing.name}" for thing in objects],
+        )
+        return Sample(
+            image=read_annotated_image(
+                self.images_dir / image.file_name, image.size, f"{self.path}: image {image.id}"
+            ),
+            labels=np.array([thing.label for thing in objects], np.int64),
+            masks=masks,
+            is_crowd=np.array([thing.is_crowd for thing in objects], bool),
+            image_id=image.id,
+            name=image.file_name,
+        )
+
+
+def _read_objects(content: CocoJson) -> dict[int | str, list[_Object]]:
+    """Every image's objects, checked as far as that is cheap."""
+    objects: dict[int | str, list[_Object]] = {}
+    seen: set[object] = set()
+    problems: list[str] = []
+    label_of = content.label_of
+    for index, annotation in enumerate(content.annotations):
+        name = annotation_name(annotation, index)
+        image = content.images[annotation["image_id"]]
+        id, category_id = annotation.get("id"), annotation.get("category_id")
+        if isinstance(id, int | str):
+            if id in seen:
+                problems.append(f"{name}: the id stands twice; give each annotation its own")
+            seen.add(id)
+        if not isinstance(category_id, int) or category_id not in label_of:
+            problems.append(f"{name}: {unknown_category(category_id, content.categories)}")
+            continue
+        try:
+            mask = _read_segmentation(annotation.get("segmentation"), image.size)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        objects.setdefault(image.id, []).append(
+            _Object(
+                name=name,
+                label=label_of[category_id],
+                is_crowd=bool(annotation.get("iscrowd", 0)),
+                mask=mask,
+            )
+        )
+    raise_problems(content.path, problems)
+    return objects
+
+
+def _read_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle | Polygons:
+    if isinstance(segmentation, dict):
+        if "counts" not in segmentation or segmentation.get("size") != list(size):
+            raise ValueError(
+                "segmentation: a run-length encoding must have 'counts' and the 'size' of its"
+                f" image, {list(size)}, not {segmentation.get('size')}"
+            )
+        return segmentation
+    if not isinstance(segmentation, list):
+        raise ValueError(
+            "segmentation: must be a list of polygons or a run-length encoding, not"
+            f" {str(segmentation)[:40]}; boxes alone cannot train masks"
+        )
+    try:
+        check_polygons(segmentation)
+    except ValueError as error:
+        raise ValueError(f"segmentation: {error}") from None
+    return [np.asarray(polygon, np.float32) for polygon in segmentation]  # a tenth of the memory

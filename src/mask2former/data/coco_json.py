@@ -1,0 +1,186 @@
+"""What COCO's instance and panoptic files have in common: the JSON, its categories, its images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mask2former.data.dataset import generated_color
+from mask2former.structures import Category
+
+Kind = Literal["instance", "panoptic"]
+
+_SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """One entry of 'images'; `size` is (H, W) in pixels."""
+
+    id: int | str
+    file_name: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoJson:
+    """A checked file; `annotations` are as they stand in it, each of a known image."""
+
+    path: Path
+    categories: tuple[Category, ...]  # by ascending id
+    images: dict[int | str, ImageRecord]
+    annotations: list[dict[str, Any]]
+
+    @property
+    def label_of(self) -> dict[int, int]:
+        """From a category's id to its label."""
+        return {category.id: label for label, category in enumerate(self.categories)}
+
+
+def read_coco_json(path: Path, kind: Kind) -> CocoJson:
+    """Read and check all that instance and panoptic files share.
+
+    Raises FileNotFoundError if there is no such file, ValueError if it is malformed.
+    """
+    content = _load(path)
+    _check_kind(path, content["annotations"], kind)
+    problems: list[str] = []
+    categories = _categories(content["categories"], kind, problems)
+    images = _images(content["images"], problems)
+    for index, annotation in enumerate(content["annotations"]):
+        image_id = annotation.get("image_id")
+        if not isinstance(image_id, int | str) or image_id not in images:
+            problems.append(
+                f"{annotation_name(annotation, index)}: image_id {image_id!r} is not among the"
+                f" {len(images)} images; add it to 'images' or drop the annotation"
+            )
+    raise_problems(path, problems)
+    return CocoJson(
+        path=path, categories=categories, images=images, annotations=content["annotations"]
+    )
+
+
+def annotation_name(annotation: dict[str, Any], index: int) -> str:
+    """How messages call an annotation."""
+    if "id" in annotation:
+        return f"annotation {annotation['id']}"
+    if "segments_info" in annotation:
+        return f"annotation of image {annotation.get('image_id')}"
+    return f"annotation number {index}"
+
+
+def unknown_category(category_id: object, categories: Sequence[Category]) -> str:
+    """The message on a `category_id` that no category has."""
+    return (
+        f"category_id {category_id!r} is not among the {len(categories)} categories;"
+        " add it to 'categories' or drop the annotation"
+    )
+
+
+def raise_problems(path: Path, problems: Sequence[str]) -> None:
+    """Raise ValueError that tells the first few problems of a file, if there are any."""
+    if not problems:
+        return
+    lines = [f"{path}: {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+    if len(problems) > _SHOWN_PROBLEMS:
+        lines.append(f"... and {len(problems) - _SHOWN_PROBLEMS} more problems in this file")
+    raise ValueError("\n".join(lines))
+
+
+def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such annotation file; check the path")
+    try:
+        content = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: is not valid JSON ({error}); restore or export it anew"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is no COCO file: it must be an object, not a list or a value")
+    for key in ("images", "annotations", "categories"):
+        entries = content.get(key)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(
+                f"{path}: is no COCO annotation file: '{key}' must be a list of objects"
+                f" (found at the top: {', '.join(map(str, content)) or 'nothing'})"
+            )
+    return content
+
+
+def _check_kind(path: Path, annotations: list[dict[str, Any]], kind: Kind) -> None:
+    for annotation in annotations[:1]:
+        is_panoptic = "segments_info" in annotation
+        if is_panoptic and kind == "instance":
+            raise ValueError(
+                f"{path}: is a panoptic file (its annotations have 'segments_info'), but is opened"
+                " as an instance file; open it with CocoPanoptic"
+            )
+        if not is_panoptic and kind == "panoptic":
+            raise ValueError(
+                f"{path}: is an instance file (its annotations have no 'segments_info'), but is"
+                " opened as a panoptic file; open it with CocoInstances"
+            )
+
+
+def _categories(
+    entries: list[dict[str, Any]], kind: Kind, problems: list[str]
+) -> tuple[Category, ...]:
+    if not entries:
+        problems.append("'categories' is empty; list every class with its id and name")
+    categories: dict[int, Category] = {}
+    named = [entry for entry in entries if isinstance(entry.get("id"), int)]
+    if len(named) < len(entries):
+        problems.append("a category has no 'id' that is a whole number; give it one")
+    for index, entry in enumerate(sorted(named, key=lambda entry: int(entry["id"]))):
+        id, name = entry["id"], entry.get("name")
+        if id in categories:
+            problems.append(f"category {id}: the id stands twice; give each category its own")
+        if not isinstance(name, str):
+            problems.append(f"category {id}: 'name' must be a string, not {name!r}")
+        if kind == "panoptic" and entry.get("isthing") not in (0, 1):
+            problems.append(f"category {id}: 'isthing' must be 1 (objects) or 0 (stuff); add it")
+        color = entry.get("color", generated_color(index))
+        if not _is_color(color):
+            problems.append(f"category {id}: 'color' must be [r, g, b], 0..255, not {color!r}")
+            continue
+        red, green, blue = color
+        categories[id] = Category(
+            id=id,
+            name=str(name),
+            is_thing=bool(entry.get("isthing", 1)),
+            color=(red, green, blue),
+        )
+    return tuple(categories.values())
+
+
+def _is_color(color: object) -> bool:
+    return (
+        isinstance(color, list | tuple)
+        and len(color) == 3
+        and all(isinstance(value, int) and 0 <= value <= 255 for value in color)
+    )
+
+
+def _images(entries: list[dict[str, Any]], problems: list[str]) -> dict[int | str, ImageRecord]:
+    images: dict[int | str, ImageRecord] = {}
+    for index, entry in enumerate(entries):
+        id, file_name = entry.get("id"), entry.get("file_name")
+        height, width = entry.get("height"), entry.get("width")
+        if not isinstance(id, int | str):
+            problems.append(f"image number {index}: has no 'id'; give it one")
+        elif id in images:
+            problems.append(f"image {id}: the id stands twice; give each image its own")
+        elif not isinstance(file_name, str) or not file_name:
+            problems.append(f"image {id}: 'file_name' must be a string, not {file_name!r}")
+        elif not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+            problems.append(
+                f"image {id}: 'height' and 'width' must be its size in pixels, not"
+                f" {height!r} and {width!r}"
+            )
+        else:
+            images[id] = ImageRecord(id=id, file_name=file_name, size=(height, width))
+    return images

@@ -1,0 +1,61 @@
+"""The contract of a data set, and what its readers share."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.imaging import read_image
+from mask2former.structures import Category, Sample
+
+
+class Dataset(Protocol):
+    """Annotated images, read one by one; a sample's labels are indices into `categories`."""
+
+    @property
+    def categories(self) -> tuple[Category, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def generated_color(index: int) -> tuple[int, int, int]:
+    """A colour (RGB, 0..255) for the category at `index`, unlike those of its neighbours."""
+    hue = index * 0.618034 % 1  # the golden ratio never comes back to a hue
+    saturation, value = (0.85, 0.6, 0.75)[index % 3], (0.95, 0.8)[index % 2]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def require_file(path: Path, record: str) -> None:
+    """Raise FileNotFoundError if the file that a record names is missing."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{record}: its file {path} does not exist; correct file_name or the folder, or restore"
+            " the file"
+        )
+
+
+def read_annotated_image(
+    path: Path, size: tuple[int, int], record: str
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Read the image of an annotation `record`, which says that its size is (H, W).
+
+    Raises FileNotFoundError if it is missing, ValueError if it is unreadable or of another size.
+    """
+    require_file(path, record)
+    image = read_image(path)
+    if image.shape[1::-1] == size and size[0] != size[1]:
+        # Some tools annotate the stored pixels of a photograph that its camera noted as turned.
+        image = read_image(path, apply_orientation=False)
+    if image.shape[:2] != size:
+        raise ValueError(
+            f"{record}: height {size[0]}, width {size[1]}, but {path} has height {image.shape[0]},"
+            f" width {image.shape[1]}; restore the image that was annotated"
+        )
+    return image

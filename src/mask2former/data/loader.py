@@ -1,0 +1,104 @@
+"""An endless, shuffled stream of training views, the same for a seed wherever it is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from mask2former.data import transforms
+from mask2former.data.dataset import Dataset
+from mask2former.data.transforms import TrainView
+from mask2former.imaging import normalize
+from mask2former.structures import Batch, Targets, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One normalised training view."""
+
+    image: Float[Tensor, "3 H W"]
+    targets: Targets
+    name: str
+
+
+class Stream(TorchDataset[Example]):
+    """Item t is the t-th view of the training, a function of (seed, t) alone.
+
+    Every pass over the data set has its own order. So resuming at step s needs no saved state.
+    """
+
+    def __init__(self, dataset: Dataset, view: TrainView, test_view: View, seed: int) -> None:
+        if len(dataset) == 0:
+            raise ValueError("the training data set holds no image")
+        self.dataset, self.view, self.test_view, self.seed = dataset, view, test_view, seed
+        self.order: tuple[int, np.ndarray] | None = None  # of the current pass
+
+    def __getitem__(self, t: int) -> Example:
+        epoch, position = divmod(t, len(self.dataset))
+        if self.order is None or self.order[0] != epoch:
+            order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.dataset))
+            self.order = (epoch, order)
+        sample = self.dataset[int(self.order[1][position])]
+        rng = np.random.default_rng([self.seed, 2, t])
+        image, targets = transforms.apply(sample, self.view, rng)
+        normalized = normalize(image, self.test_view.mean, self.test_view.std)
+        return Example(image=normalized, targets=targets, name=sample.name)
+
+
+def collate(examples: list[Example], divisor: int) -> Batch:
+    """Images and masks zero-padded at bottom and right to the largest, rounded up to `divisor`."""
+    height = max(example.image.shape[1] for example in examples)
+    width = max(example.image.shape[2] for example in examples)
+    height, width = height + -height % divisor, width + -width % divisor
+
+    def pad(x: Tensor) -> Tensor:
+        return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+
+    targets = tuple(
+        Targets(
+            labels=example.targets.labels,
+            masks=pad(example.targets.masks),
+            ignore=None if example.targets.ignore is None else pad(example.targets.ignore),
+        )
+        for example in examples
+    )
+    return Batch(
+        images=torch.stack([pad(example.image) for example in examples]),
+        targets=targets,
+        names=tuple(example.name for example in examples),
+    )
+
+
+def batches(
+    stream: Stream,
+    *,
+    batch_size: int,
+    first: int,
+    last: int,
+    workers: int,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Iterator[Batch]:
+    """The batches of the steps `first` .. `last` - 1; `batch_size` images a rank."""
+    steps = range(first, last)
+    indices = [
+        [(step * ranks + rank) * batch_size + i for i in range(batch_size)] for step in steps
+    ]
+    divisor = stream.test_view.size_divisor
+    loader = DataLoader(
+        stream,
+        batch_sampler=indices,
+        num_workers=workers,
+        collate_fn=lambda examples: collate(examples, divisor),
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)

@@ -1,0 +1,154 @@
+"""The contract of an evaluator: results and truth in, tallies kept, figures out."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+import torch.distributed
+from jaxtyping import Bool
+
+from mask2former.structures import Category, Sample, Segmentation
+
+ImageId = int | str
+
+
+class Evaluator(Protocol):
+    """Collects one task's figures image by image; what it holds stays small and can be pickled."""
+
+    def update(self, result: Segmentation, sample: Sample) -> None:
+        """Add one image.
+
+        Raises ValueError, naming the sample, if the result lacks the task or has another size
+        than the truth, or if the image was added before.
+        """
+
+    def merge(self, other: Self, /) -> None:
+        """Add the images that `other` has seen; the two must have none in common."""
+
+    def compute(self) -> dict[str, float]:
+        """The figures so far, in percent.
+
+        A figure that stands on nothing (no image yet, a class that never occurred) is left out.
+        """
+
+
+AnyEvaluator = TypeVar("AnyEvaluator", bound=Evaluator)
+
+
+class Grouped:
+    """Any evaluator, over all images and over each kind of image.
+
+    `groups` names the kind of an image by its id; images that it lacks count in the total only.
+    The figures of a kind stand under "<kind>/<figure>", as in "fluorescence/AP50".
+    """
+
+    def __init__(self, evaluator: Evaluator, groups: Mapping[ImageId, str]) -> None:
+        self.empty = copy.deepcopy(evaluator)
+        self.groups = dict(groups)
+        self.evaluators: dict[str | None, Evaluator] = {}
+
+    def update(self, result: Segmentation, sample: Sample) -> None:
+        self._of(self.groups.get(sample.image_id)).update(result, sample)
+
+    def merge(self, other: Self) -> None:
+        for group, evaluator in other.evaluators.items():
+            self._of(group).merge(evaluator)
+
+    def compute(self) -> dict[str, float]:
+        total = copy.deepcopy(self.empty)
+        for evaluator in self.evaluators.values():
+            total.merge(evaluator)
+        figures = total.compute()
+        for group in sorted(group for group in self.evaluators if group is not None):
+            for key, value in self.evaluators[group].compute().items():
+                figures[f"{group}/{key}"] = value
+        return figures
+
+    def _of(self, group: str | None) -> Evaluator:
+        if group not in self.evaluators:
+            self.evaluators[group] = copy.deepcopy(self.empty)
+        return self.evaluators[group]
+
+
+def merge_across_ranks(evaluator: AnyEvaluator) -> AnyEvaluator:
+    """The evaluator that has seen the images of every process, on every process.
+
+    All processes must call it. Without torch.distributed it is the evaluator itself.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return evaluator
+    gathered: list[AnyEvaluator] = [evaluator] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, evaluator)
+    merged, *others = gathered
+    for other in others:
+        merged.merge(other)
+    return merged
+
+
+# --- what evaluators share --------------------------------------------------------------------
+
+
+def remember(images: set[ImageId], new: Iterable[ImageId]) -> None:
+    """Note which images were scored; ValueError if one comes twice and would count double."""
+    for image_id in new:
+        if image_id in images:
+            raise ValueError(
+                f"image {image_id!r} was scored twice; give every image its own image_id, and"
+                " evaluate with a sampler that neither repeats nor pads"
+            )
+        images.add(image_id)
+
+
+def render_full(sample: Sample) -> Bool[np.ndarray, "N H W"]:
+    """The sample's masks at the size of its image."""
+    height, width = sample.masks.size
+    return sample.masks.render((0, 0, width, height), (height, width))
+
+
+def void_of(sample: Sample) -> Bool[np.ndarray, "H W"]:
+    """The pixels that carry no annotation; none where the sample names none."""
+    height, width = sample.masks.size
+    if sample.void is None:
+        return np.zeros((height, width), bool)
+    void: Bool[np.ndarray, "H W"] = sample.void.render((0, 0, width, height), (height, width))[0]
+    return void
+
+
+def check_sample(
+    size: tuple[int, ...], sample: Sample, num_categories: int, categories: Sequence[Category]
+) -> None:
+    """Raise ValueError unless a result of `size` and `num_categories` fits sample and evaluator."""
+    if size != sample.masks.size:
+        raise ValueError(
+            f"{sample.name}: the result has {_pixels(size)} but the truth has"
+            f" {_pixels(sample.masks.size)}; bring the result to the size of the image"
+        )
+    if num_categories != len(categories):
+        raise ValueError(
+            f"{sample.name}: the result knows {num_categories} categories but the truth has"
+            f" {len(categories)}; predict with a model of the same categories"
+        )
+    labels = sample.labels
+    if len(labels) and (labels.min() < 0 or labels.max() >= len(categories)):
+        raise ValueError(
+            f"{sample.name}: a label of the truth is outside 0..{len(categories) - 1}; labels are"
+            " indices into the categories the evaluator was given"
+        )
+
+
+def missing_task(sample: Sample, task: str) -> ValueError:
+    return ValueError(f"{sample.name}: the result has no {task} part; ask the segmenter for it")
+
+
+def class_names(categories: Sequence[Category]) -> list[str]:
+    """Their names, made unique with the data set's id where two share one."""
+    count = Counter(category.name for category in categories)
+    return [c.name if count[c.name] == 1 else f"{c.name} ({c.id})" for c in categories]
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in reversed(size)) + " pixels"

@@ -1,0 +1,160 @@
+"""From files, arrays, PIL images or tensors to segments, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from mask2former.imaging import (
+    as_rgb,
+    normalize,
+    read_image,
+    resize_image,
+    shortest_side_size,
+    stretch_contrast,
+)
+from mask2former.inference.postprocess import TASKS, Task, segment
+from mask2former.inference.resample import Sizes
+from mask2former.modeling.mask2former import Mask2Former
+from mask2former.structures import Category, Output, Segmentation
+from mask2former.weights import find_model, load_model
+
+ImageLike = str | Path | np.ndarray | Image.Image | Tensor
+
+
+class Segmenter:
+    """A model and its test view; call it with an image or with a list of images."""
+
+    def __init__(self, model: Mask2Former, *, batch_size: int = 1) -> None:
+        """Take a model as it is: its device and dtype are those that images are moved to."""
+        self.model = model.eval()
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype = torch.float32,
+        batch_size: int = 1,
+    ) -> Segmenter:
+        """Load a model: the name of an embedded one ("scenes", "nuclei") or the path of another.
+
+        `device="auto"` takes CUDA, then MPS, then the CPU. `batch_size` images go through the
+        model together, padded to the largest of them.
+        """
+        model = load_model(find_model(name_or_path)).to(device=pick_device(device), dtype=dtype)
+        return cls(model, batch_size=batch_size)
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return self.model.config.categories
+
+    @overload
+    def __call__(
+        self, images: ImageLike, task: Task | Collection[Task] | None = None
+    ) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[ImageLike], task: Task | Collection[Task] | None = None
+    ) -> list[Segmentation]: ...
+
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        task: Task | Collection[Task] | None = None,
+    ) -> Segmentation | list[Segmentation]:
+        """Segment one image, or a list of images of any sizes.
+
+        Arrays and tensors are [H, W], [H, W, 3] or [3, H, W]: uint8, uint16 or float in [0, 1].
+        `task` is "panoptic", "instance", "semantic", several of them, or None for all three; one
+        forward pass serves them all. Results lie on the CPU and have each image's own size.
+        ValueError or FileNotFoundError name the image that cannot be read.
+        """
+        if isinstance(images, str | Path | np.ndarray | Image.Image | Tensor):
+            return next(self.stream([images], task))
+        return list(self.stream(images, task))
+
+    def stream(
+        self,
+        images: Sequence[ImageLike],
+        task: Task | Collection[Task] | None = None,
+    ) -> Iterator[Segmentation]:
+        """As calling with a list, one result at a time."""
+        tasks = TASKS if task is None else (task,) if isinstance(task, str) else tuple(task)
+        for start in range(0, len(images), self.batch_size):
+            chunk = images[start : start + self.batch_size]
+            names = [
+                str(image) if isinstance(image, str | Path) else f"image {start + i}"
+                for i, image in enumerate(chunk)
+            ]
+            yield from self.segment([to_array(image) for image in chunk], names, tasks)
+
+    @torch.inference_mode()
+    def segment(
+        self, images: Sequence[UInt8[np.ndarray, "H W 3"]], names: Sequence[str], tasks: Sequence[Task]
+    ) -> list[Segmentation]:
+        """One batch: prepare, one forward pass, and each image's results at its own size."""
+        prepared = [self.prepare(image) for image in images]
+        canvas = self.canvas([x.shape[-2:] for x in prepared])
+        parameter = next(self.model.parameters())
+        batch = torch.zeros(len(prepared), 3, *canvas)
+        for row, x in zip(batch, prepared, strict=True):
+            row[:, : x.shape[1], : x.shape[2]] = x
+        output: Output = self.model(batch.to(parameter.device, parameter.dtype))
+        class_logits, mask_logits = output.class_logits, output.mask_logits
+        config = self.model.config
+        results = []
+        for i, (image, x, name) in enumerate(zip(images, prepared, names, strict=True)):
+            sizes = Sizes(
+                padded=canvas,
+                image=(x.shape[1], x.shape[2]),
+                output=(image.shape[0], image.shape[1]),
+            )
+            result = segment(
+                class_logits[i],
+                mask_logits[i],
+                sizes,
+                config.categories,
+                config.view,
+                tasks,
+                name=name,
+            )
+            results.append(result.to("cpu"))
+        return results
+
+    def prepare(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "3 h w"]:
+        """Stretch, resize and normalise as the model's view says."""
+        view = self.model.config.view
+        if view.contrast_percentiles is not None:
+            image = stretch_contrast(image, view.contrast_percentiles)
+        size = shortest_side_size(image.shape[:2], view.shortest_side, view.longest_side)
+        return normalize(resize_image(image, size), view.mean, view.std)
+
+    def canvas(self, sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
+        """The largest height and width, rounded up to the view's divisor."""
+        divisor = self.model.config.view.size_divisor
+        height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
+        return height + -height % divisor, width + -width % divisor
+
+
+def to_array(image: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
+    return read_image(image) if isinstance(image, str | Path) else as_rgb(image)
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """`device`, or the best there is for "auto"."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

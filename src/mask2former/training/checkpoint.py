@@ -1,0 +1,57 @@
+"""Checkpoints: everything that a training needs to go on as if it had not stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mask2former.serialization import to_dict
+from mask2former.training.config import TrainConfig
+
+NAME = "checkpoint.pth"
+
+
+def write(folder: Path, state: dict[str, Any], config: TrainConfig) -> None:
+    """Replace the folder's checkpoint; a crash leaves the old or the new one, never half of one."""
+    temporary = folder / (NAME + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save({**state, "config": json.dumps(to_dict(config))}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / NAME)
+
+
+def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """The folder's checkpoint, or None. ValueError if it belongs to another configuration."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    changed = differences(json.loads(state.pop("config")), to_dict(config))
+    # Longer, or looked at more often, it is the same training.
+    changed = [key for key in changed if key not in FREE]
+    if changed:
+        raise ValueError(
+            f"{path}: made with another configuration ({', '.join(changed)} differ); "
+            "train into another folder, or start it from these weights with initial_weights"
+        )
+    return state
+
+
+FREE = ("evaluate_every", "checkpoint_every", "workers", "steps")
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """The keys in which two config trees differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [
+            found
+            for key in keys
+            for found in differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+        ]
+    return [] if old == new else [where]

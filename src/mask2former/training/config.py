@@ -1,0 +1,66 @@
+"""One training, written down: model, loss, data, views, steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mask2former.data.dataset import Dataset
+from mask2former.data.detect import open_dataset
+from mask2former.data.scenes import Scenes
+from mask2former.data.transforms import TrainView
+from mask2former.loss.criterion import LossConfig
+from mask2former.modeling.mask2former import Mask2FormerConfig
+from mask2former.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData:
+    """A data set on disk, in any of the formats that `open_dataset` knows."""
+
+    folder: str
+    train: str = "train"
+    val: str = "val"
+    task: Literal["panoptic", "instance"] | None = None
+
+    def open_train(self) -> Dataset:
+        return open_dataset(Path(self.folder), self.train, task=self.task)
+
+    def open_val(self) -> Dataset:
+        return open_dataset(Path(self.folder), self.val, task=self.task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesData:
+    """Drawn scenes; training and validation never share one."""
+
+    length: int = 1_000_000
+    seed: int = 1
+    val_length: int = 100
+
+    def open_train(self) -> Dataset:
+        return Scenes(length=self.length, seed=self.seed)
+
+    def open_val(self) -> Dataset:
+        return Scenes(length=self.val_length, seed=self.seed + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that a run depends on; it is saved beside and inside every checkpoint."""
+
+    model: Mask2FormerConfig
+    data: FolderData | ScenesData
+    view: TrainView = field(default_factory=TrainView)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int = 368_750
+    batch_size: int = 16  # images of all ranks together
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    ema: float = 0.0  # decay of the weights' moving average, which then is what is kept; 0: none
+    initial_weights: str | None = None  # a model to start from
+    seed: int = 0
+    workers: int = 1
+    evaluate_every: int = 5_000  # steps; 0: at the end only
+    checkpoint_every: int = 1_000

@@ -1,0 +1,74 @@
+"""A model measured on a data set: every figure that its annotation allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.progress import track
+
+from mask2former.data.dataset import Dataset
+from mask2former.evaluation.average_precision import AveragePrecision
+from mask2former.evaluation.evaluator import Evaluator, Grouped
+from mask2former.evaluation.mean_iou import MeanIoU
+from mask2former.evaluation.panoptic_quality import PanopticQuality
+from mask2former.inference.postprocess import Task
+from mask2former.segmenter import Segmenter
+from mask2former.structures import Category
+
+
+def evaluators(
+    categories: tuple[Category, ...],
+    max_detections: int,
+    tasks: tuple[Task, ...],
+    groups: Mapping[int | str, str] | None = None,
+) -> list[Evaluator]:
+    """One evaluator a task; with `groups` (image id -> kind) each also says so kind by kind."""
+    made: dict[Task, Evaluator] = {}
+    if "panoptic" in tasks:
+        made["panoptic"] = PanopticQuality(categories)
+    if "instance" in tasks:
+        made["instance"] = AveragePrecision(categories, max_detections=max_detections)
+    if "semantic" in tasks:
+        made["semantic"] = MeanIoU(categories)
+    return [Grouped(e, groups) if groups else e for e in made.values()]
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    tasks: tuple[Task, ...],
+    *,
+    groups: Mapping[int | str, str] | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """PQ, AP and mIoU (in percent) of all tasks, from one forward pass an image.
+
+    ValueError if the data set's classes are not those of the model, in the model's order.
+    """
+    check_categories(segmenter.categories, dataset.categories)
+    view = segmenter.model.config.view
+    measuring = evaluators(segmenter.categories, view.max_detections, tasks, groups)
+    indices = range(len(dataset))
+    for i in track(indices, "evaluating", disable=not progress, transient=True):
+        sample = dataset[i]
+        (result,) = segmenter.segment([sample.image], [sample.name], tasks)
+        for evaluator in measuring:
+            evaluator.update(result, sample)
+    figures: dict[str, float] = {}
+    for evaluator in measuring:
+        figures |= evaluator.compute()
+    return figures
+
+
+def check_categories(model: tuple[Category, ...], dataset: tuple[Category, ...]) -> None:
+    """ValueError if two lists of classes differ in a name or in the order."""
+    ours, theirs = [c.name for c in model], [c.name for c in dataset]
+    if ours == theirs:
+        return
+    lacking = [name for name in theirs if name not in ours]
+    surplus = [name for name in ours if name not in theirs]
+    raise ValueError(
+        f"the model knows {len(ours)} classes, the data set has {len(theirs)}; only in the data "
+        f"set: {', '.join(lacking[:5]) or 'none'}; only in the model: "
+        f"{', '.join(surplus[:5]) or 'none'}. Their names and order must be the same"
+    )

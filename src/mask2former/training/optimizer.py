@@ -1,0 +1,85 @@
+"""AdamW with the paper's parameter groups, and the schedules of its recipes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The default is the paper's, with COCO's step schedule written as shares of the training."""
+
+    rate: float = 1e-4
+    backbone_multiplier: float = 0.1
+    weight_decay: float = 0.05
+    clip_norm: float = 0.01  # of all gradients together
+    schedule: Literal["step", "poly", "cosine", "constant"] = "step"
+    milestones: tuple[float, ...] = (0.8889, 0.9630)  # where "step" divides the rate by 10
+    power: float = 0.9  # of "poly"
+    warmup_steps: int = 0  # linear, from 0
+
+
+# Parameters that are no nn.Embedding here but are one in the official model.
+_EMBEDDINGS = (
+    "decoder.query_features",
+    "decoder.query_positions",
+    "decoder.level_embedding",
+)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Backbone at a tenth of the rate; no decay for norms, embeddings and Swin's position bias."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(module_name, recurse=False):
+            if not parameter.requires_grad:
+                continue
+            spared = (
+                isinstance(module, _NORMS)
+                or name in _EMBEDDINGS
+                or name.endswith("relative_position_bias_table")
+            )
+            rate = config.rate
+            if name.startswith("backbone."):
+                rate *= config.backbone_multiplier
+            key = (rate, 0.0 if spared else config.weight_decay)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "base_rate": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.rate)
+
+
+def rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+    """What every rate is multiplied with at a step of a training of `steps` steps."""
+    warmup = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
+    progress = step / steps
+    if config.schedule == "poly":
+        factor = (1 - progress) ** config.power
+    elif config.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * progress))
+    elif config.schedule == "step":
+        factor = 0.1 ** _passed(progress, config.milestones)
+    else:
+        factor = 1.0
+    return warmup * factor
+
+
+def _passed(progress: float, milestones: Sequence[float]) -> int:
+    return sum(progress >= milestone for milestone in milestones)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_rate"] * factor
