@@ -1,5 +1,25 @@
 """Universal image segmentation with one model: panoptic, instance and semantic."""
 
-from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
+from __future__ import annotations
 
-__all__ = ["Mask2Former", "Mask2FormerConfig"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
+    from mask2former.segmenter import Segmenter
+
+__all__ = ["Mask2Former", "Mask2FormerConfig", "Segmenter"]
+
+_HOMES = {
+    "Mask2Former": "mask2former.modeling.mask2former",
+    "Mask2FormerConfig": "mask2former.modeling.mask2former",
+    "Segmenter": "mask2former.segmenter",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Imported at first use: `mask2former --help` need not wait for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -161,7 +161,7 @@ def normalize(
     std: tuple[float, float, float],
 ) -> Float[torch.Tensor, "3 H W"]:
     """(x - mean) / std, channels first."""
-    x = torch.from_numpy(image).permute(2, 0, 1).float()
+    x = torch.tensor(image).permute(2, 0, 1).float()
     return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 

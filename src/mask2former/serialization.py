@@ -33,7 +33,9 @@ def to_dict(config: Any) -> Any:
 def from_dict(cls: type[T], tree: Any, where: str = "config") -> T:
     """The reverse of `to_dict`. ValueError names the place, the fault and the nearest valid key."""
     if not isinstance(tree, dict):
-        raise ValueError(f"{where}: expected a mapping with the fields of {cls.__name__}, got {tree!r}")
+        raise ValueError(
+            f"{where}: expected a mapping with the fields of {cls.__name__}, got {tree!r}"
+        )
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in tree:

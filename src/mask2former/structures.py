@@ -102,7 +102,7 @@ class Batch:
     names: tuple[str, ...]  # which image each row is, for messages
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)  # not frozen: Fabric rebuilds what a wrapped model returns
 class Prediction:
     """One prediction head's answer. Mask logits are made when they are asked for.
 
@@ -127,7 +127,7 @@ class Prediction:
         return torch.einsum("nc,cthw->nthw", embeddings, self.mask_features[image])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)  # not frozen, as above
 class Output:
     """What `Mask2Former` returns: one prediction for the queries, one after each decoder layer."""
 

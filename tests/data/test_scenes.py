@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.scenes import CATEGORIES, Scenes, draw, write_coco_panoptic
 from mask2former.data.scenes_layout import (
     THINGS,
@@ -43,7 +44,7 @@ def visible_and_whole(things: list[Thing]) -> tuple[np.ndarray, np.ndarray]:
     return visible, np.array([thing.mask.sum() for thing in things])
 
 
-def test_a_scene_depends_on_seed_and_index_alone():
+def test_a_scene_depends_on_seed_and_index_alone() -> None:
     first, again = Scenes(length=3, seed=4), Scenes(length=9, seed=4)
     first[0]
     assert np.array_equal(first[2].image, again[2].image)
@@ -52,7 +53,7 @@ def test_a_scene_depends_on_seed_and_index_alone():
     assert not np.array_equal(first[2].image, Scenes(length=3, seed=5)[2].image)
 
 
-def test_the_row_ends_where_it_says():
+def test_the_row_ends_where_it_says() -> None:
     scenes = Scenes(length=2)
     assert len(scenes) == 2
     with pytest.raises(IndexError, match="scene 2 is not among the 2"):
@@ -60,7 +61,9 @@ def test_the_row_ends_where_it_says():
     assert len(list(scenes)) == 2
 
 
-def test_every_pixel_belongs_to_exactly_one_segment_and_none_is_empty(samples: list[Sample]):
+def test_every_pixel_belongs_to_exactly_one_segment_and_none_is_empty(
+    samples: list[Sample],
+) -> None:
     for sample in samples:
         masks = masks_of(sample)
         assert sample.image.shape == (256, 256, 3)
@@ -72,7 +75,9 @@ def test_every_pixel_belongs_to_exactly_one_segment_and_none_is_empty(samples: l
         assert not sample.is_crowd.any()
 
 
-def test_three_or_four_stuff_classes_once_each_and_three_to_fourteen_things(samples: list[Sample]):
+def test_three_or_four_stuff_classes_once_each_and_three_to_fourteen_things(
+    samples: list[Sample],
+) -> None:
     stuff = [[label for label in s.labels.tolist() if label >= len(THINGS)] for s in samples]
     counts = [len(s.labels) - len(grounds) for s, grounds in zip(samples, stuff, strict=True)]
     assert {len(grounds) for grounds in stuff} == {3, 4}
@@ -82,7 +87,7 @@ def test_three_or_four_stuff_classes_once_each_and_three_to_fourteen_things(samp
     assert {label for s in samples for label in s.labels.tolist()} == set(range(len(CATEGORIES)))
 
 
-def test_the_sky_is_above():
+def test_the_sky_is_above() -> None:
     sky = next(index for index, c in enumerate(CATEGORIES) if c.name == "sky")
     for sample in Scenes(length=15, seed=8):
         if sky in sample.labels:
@@ -92,14 +97,14 @@ def test_the_sky_is_above():
             assert heights[sample.labels.tolist().index(sky)] == min(grounds)
 
 
-def test_sizes_are_log_uniform(placements: list[list[Thing]]):
+def test_sizes_are_log_uniform(placements: list[list[Thing]]) -> None:
     logs = np.log([thing.size for things in placements for thing in things])
     shares = np.histogram(logs, 6, range=(np.log(6), np.log(120)))[0] / len(logs)
     assert len(logs) > 1000
     assert np.all(np.abs(shares - 1 / 6) < 0.04)
 
 
-def test_a_things_size_is_its_extent(placements: list[list[Thing]]):
+def test_a_things_size_is_its_extent(placements: list[list[Thing]]) -> None:
     excess = []
     for thing in (thing for things in placements[:60] for thing in things):
         rows, columns = np.nonzero(thing.mask)
@@ -109,7 +114,7 @@ def test_a_things_size_is_its_extent(placements: list[list[Thing]]):
     assert min(excess) > -3  # the tip of a star is too thin to own a pixel
 
 
-def test_a_quarter_of_the_things_are_partly_covered(placements: list[list[Thing]]):
+def test_a_quarter_of_the_things_are_partly_covered(placements: list[list[Thing]]) -> None:
     hidden = []
     for things in placements:
         visible, whole = visible_and_whole(things)
@@ -118,7 +123,7 @@ def test_a_quarter_of_the_things_are_partly_covered(placements: list[list[Thing]
     assert 0.25 < share < 0.6
 
 
-def test_no_thing_is_covered_beyond_fairness(placements: list[list[Thing]]):
+def test_no_thing_is_covered_beyond_fairness(placements: list[list[Thing]]) -> None:
     for things in placements:
         visible, whole = visible_and_whole(things)
         covered = visible < whole
@@ -127,7 +132,7 @@ def test_no_thing_is_covered_beyond_fairness(placements: list[list[Thing]]):
         assert np.all(visible > 0)
 
 
-def test_colour_does_not_tell_things_apart():
+def test_colour_does_not_tell_things_apart() -> None:
     """Nearest class mean colour, learned on half of the scenes, is near chance on the others."""
     scenes = Scenes(length=120, seed=21)
     colors, labels = [], []
@@ -143,7 +148,7 @@ def test_colour_does_not_tell_things_apart():
     assert np.mean(guess == label[half:]) < 1 / 6 + 0.08
 
 
-def test_truth_and_picture_agree_at_the_borders(samples: list[Sample]):
+def test_truth_and_picture_agree_at_the_borders(samples: list[Sample]) -> None:
     """Shifted by a pixel , the truth explains the picture less well."""
 
     def unexplained(image: np.ndarray, masks: np.ndarray) -> float:
@@ -160,7 +165,7 @@ def test_truth_and_picture_agree_at_the_borders(samples: list[Sample]):
 
 
 @pytest.mark.parametrize("name", THINGS)
-def test_a_shape_fills_its_share_of_its_box(name: str):
+def test_a_shape_fills_its_share_of_its_box(name: str) -> None:
     """Each shape's area over its squared longer side tells it from an empty or full box."""
     low, high = {
         "disc": (0.58, 0.82),
@@ -176,14 +181,14 @@ def test_a_shape_fills_its_share_of_its_box(name: str):
     assert max(shares) < high
 
 
-def test_the_smallest_ring_has_a_hole_and_nothing_else_has():
+def test_the_smallest_ring_has_a_hole_and_nothing_else_has() -> None:
     for name in THINGS:
         mask = np.pad(draw_shape(np.random.default_rng(6), name, 6.0) > 0.5, 1)
         regions = cv2.connectedComponents((~mask).astype(np.uint8), connectivity=4)[0] - 1
         assert regions == (2 if name == "ring" else 1)
 
 
-def test_draw_follows_its_config():
+def test_draw_follows_its_config() -> None:
     config = ScenesConfig(size=96, min_things=2, max_things=2, min_size=10, max_size=20)
     image, id_map, labels = draw(np.random.default_rng(0), config)
     assert image.shape == (96, 96, 3)
@@ -192,7 +197,7 @@ def test_draw_follows_its_config():
     assert sum(label < len(THINGS) for label in labels) == 2
 
 
-def test_a_config_that_cannot_be_drawn_is_refused():
+def test_a_config_that_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="min_things <= max_things"):
         ScenesConfig(min_things=5, max_things=4)
     with pytest.raises(ValueError, match="max_size <= size / 2"):
@@ -202,7 +207,7 @@ def test_a_config_that_cannot_be_drawn_is_refused():
         draw(np.random.default_rng(0), crowded)
 
 
-def test_what_is_written_is_what_was_drawn(tmp_path: Path):
+def test_what_is_written_is_what_was_drawn(tmp_path: Path) -> None:
     scenes = Scenes(length=2, seed=9)
     write_coco_panoptic(scenes, tmp_path, "val")
     panoptic = json.loads((tmp_path / "annotations/panoptic_val.json").read_text())
@@ -234,9 +239,24 @@ def test_what_is_written_is_what_was_drawn(tmp_path: Path):
         assert not things
 
 
+def test_the_panoptic_reader_reads_it_back(tmp_path: Path) -> None:
+    scenes = Scenes(length=2, seed=3)
+    write_coco_panoptic(scenes, tmp_path, "val")
+    read = CocoPanoptic(
+        tmp_path / "annotations/panoptic_val.json",
+        tmp_path / "panoptic/val",
+        tmp_path / "images/val",
+    )
+    assert read.categories == CATEGORIES
+    for index in range(2):
+        assert np.array_equal(read[index].image, scenes[index].image)
+        assert np.array_equal(read[index].labels, scenes[index].labels)
+        assert np.array_equal(masks_of(read[index]), masks_of(scenes[index]))
+
+
 def test_writing_refuses_to_overwrite_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     write_coco_panoptic(Scenes(length=1), tmp_path, "train")
     with pytest.raises(FileExistsError, match="delete it"):
         write_coco_panoptic(Scenes(length=1), tmp_path, "train")

@@ -44,9 +44,8 @@ def _sky(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "H W 3"]:
     height = np.linspace(0, 1.4, size, dtype=np.float32)[:, None].clip(0, 1)
     clouds = 0.6 * value_noise(rng, size, 7, 3) + 0.4 * value_noise(rng, size, 16, 8)
     clouds = np.clip((clouds - rng.uniform(0.45, 0.6)) * 3, 0, 0.85)
-    sky = _mix(high, low, np.broadcast_to(height, (size, size)))
-    _blend(sky, np.full_like(sky, 0.97), clouds)
-    return sky
+    clear = [a + height * (b - a) for a, b in zip(high, low, strict=True)]
+    return np.asarray(cv2.merge([channel + clouds * (0.97 - channel) for channel in clear]))
 
 
 def _water(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "H W 3"]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mask2former.loss.matcher import Match, Matcher, Places
+from mask2former.loss.matcher import Coverage, Match, Matcher, Places
 from mask2former.loss.points import sample_maps, sample_masks, uncertain_points
 from mask2former.structures import Output, Prediction, Targets
 
@@ -64,14 +64,24 @@ class Criterion(nn.Module):
         """`names` of the images are for the error that a non-finite prediction raises."""
         names = names or tuple(f"image {i}" for i in range(len(targets)))
         normaliser = self.object_count(targets)
+        coverage = None
+        if "masks" in (self.config.matching_on, self.config.loss_on):
+            size = output.predictions[-1].mask_features.shape[-2:]
+            coverage = tuple(Coverage.of(target, size) for target in targets)
         last = len(output.predictions) - 1
+        features = output.predictions[-1].mask_features.float()  # one map serves all predictions
         terms: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         with torch.autocast(self.class_weights.device.type, enabled=False):
             for layer in (last, *range(last)):  # the official order of the random draws
-                prediction = output.predictions[layer]
+                prediction = replace(
+                    output.predictions[layer],
+                    class_logits=output.predictions[layer].class_logits.float(),
+                    mask_embeddings=output.predictions[layer].mask_embeddings.float(),
+                    mask_features=features,
+                )
                 where = f"prediction {layer} of {last + 1}"
-                matches = self.matcher(prediction, targets, where, names)
-                mask, dice = self.mask_terms(prediction, targets, matches)
+                matches = self.matcher(prediction, targets, coverage, where, names)
+                mask, dice = self.mask_terms(prediction, targets, matches, coverage)
                 terms[layer] = (
                     self.class_term(prediction, targets, matches),
                     mask / normaliser,
@@ -110,7 +120,11 @@ class Criterion(nn.Module):
         return F.cross_entropy(logits.transpose(1, 2), labels, self.class_weights)
 
     def mask_terms(
-        self, prediction: Prediction, targets: tuple[Targets, ...], matches: list[Match]
+        self,
+        prediction: Prediction,
+        targets: tuple[Targets, ...],
+        matches: list[Match],
+        coverage: tuple[Coverage, ...] | None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Cross-entropy and dice, summed over the matched masks (of every frame).
 
@@ -123,31 +137,27 @@ class Criterion(nn.Module):
             ]
         ).float()
         if len(maps) == 0:
-            zero = prediction.mask_embeddings.float().sum() * 0.0
-            return zero, zero
-        masks = [t.masks[m.objects].flatten(0, 1) for t, m in zip(targets, matches, strict=True)]
-        ignores = None
-        if any(target.ignore is not None for target in targets):
-            ignores = [ignore_of(t, len(m.objects)) for t, m in zip(targets, matches, strict=True)]
-        if self.config.loss_on == "points":
-            logits, truth, valid = self.at_points(maps, masks, ignores)
-        else:
-            logits, truth, valid = everywhere(maps, masks, ignores)
-        return mask_losses(logits, truth, valid)
+            return maps.sum(), maps.sum()  # 0, and a gradient of 0 for every parameter
+        if self.config.loss_on == "masks":
+            assert coverage is not None
+            return mask_losses(maps.flatten(1), *in_cells(coverage, matches))
+        return mask_losses(*self.at_points(maps, targets, matches))
 
     def at_points(
-        self, maps: Float[Tensor, "M h w"], masks: list[Tensor], ignores: list[Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, maps: Float[Tensor, "M h w"], targets: tuple[Targets, ...], matches: list[Match]
+    ) -> tuple[Float[Tensor, "M P"], Float[Tensor, "M P"], Bool[Tensor, "M P"] | None]:
         """Logits, truth and validity at points of each mask's own."""
         config = self.config
         points = uncertain_points(
             maps.detach(), config.points, config.oversample, config.importance
         )
         logits = sample_maps(maps.unsqueeze(1), points).squeeze(1)
+        masks = [t.masks[m.objects].flatten(0, 1) for t, m in zip(targets, matches, strict=True)]
         parts = points.split([len(m) for m in masks])
         truth = torch.cat([sample_masks(m, p) for m, p in zip(masks, parts, strict=True)])
-        if ignores is None:
+        if all(target.ignore is None for target in targets):
             return logits, truth, None
+        ignores = [ignore_of(t, len(m.objects)) for t, m in zip(targets, matches, strict=True)]
         ignored = [sample_masks(m, p) for m, p in zip(ignores, parts, strict=True)]
         return logits, truth, torch.cat(ignored) < 0.5
 
@@ -160,16 +170,21 @@ def ignore_of(target: Targets, objects: int) -> Bool[Tensor, "NT H W"]:
     return target.ignore.expand(shape).flatten(0, 1)
 
 
-def everywhere(
-    maps: Float[Tensor, "M h w"], masks: list[Tensor], ignores: list[Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Logits, truth and validity in every cell of the stride-4 map; truth is a cell's coverage."""
-    size = maps.shape[-2:]
-
-    def shrink(parts: list[Tensor]) -> Tensor:
-        return torch.cat([F.adaptive_avg_pool2d(m.float(), size).flatten(1) for m in parts])
-
-    return maps.flatten(1), shrink(masks), None if ignores is None else shrink(ignores) < 0.5
+def in_cells(
+    coverage: tuple[Coverage, ...], matches: list[Match]
+) -> tuple[Float[Tensor, "M P"], Bool[Tensor, "M P"] | None]:
+    """Truth and validity of the matched masks (of every frame) in every cell."""
+    pairs = list(zip(coverage, matches, strict=True))
+    truth = torch.cat([c.truth[m.objects].flatten(0, 1).flatten(1) for c, m in pairs])
+    if all(c.valid is None for c in coverage):
+        return truth, None
+    valid = [
+        torch.ones_like(c.truth[m.objects], dtype=torch.bool)
+        if c.valid is None
+        else c.valid.expand(len(m.objects), -1, -1, -1)
+        for c, m in pairs
+    ]
+    return truth, torch.cat([v.flatten(0, 1).flatten(1) for v in valid])
 
 
 def mask_losses(

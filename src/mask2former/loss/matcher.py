@@ -41,12 +41,21 @@ class Matcher:
 
     @torch.no_grad()
     def __call__(
-        self, prediction: Prediction, targets: tuple[Targets, ...], where: str, names: tuple[str, ...]
+        self,
+        prediction: Prediction,
+        targets: tuple[Targets, ...],
+        coverage: tuple[Coverage, ...] | None,
+        where: str,
+        names: tuple[str, ...],
     ) -> list[Match]:
-        """One match an image. ValueError names image, layer (`where`) and term that is not finite."""
+        """One match an image; `coverage` is needed on masks alone.
+
+        ValueError names image, layer (`where`) and term that is not finite.
+        """
         matches = []
         for image, target in enumerate(targets):
-            terms = self.terms(prediction, image, target)
+            cells = None if coverage is None else coverage[image]
+            terms = self.terms(prediction, image, target, cells)
             for term, cost in terms.items():
                 if not cost.isfinite().all():
                     raise ValueError(non_finite(term, where, names[image], prediction, image))
@@ -62,11 +71,11 @@ class Matcher:
         return matches
 
     def terms(
-        self, prediction: Prediction, image: int, target: Targets
+        self, prediction: Prediction, image: int, target: Targets, cells: Coverage | None
     ) -> dict[str, Float[Tensor, "Q N"]]:
         """The weighted cost matrices of one image; always fp32."""
         probability = prediction.class_logits[image].float().softmax(-1)
-        logits, truth, valid = self.compared(prediction, image, target)
+        logits, truth, valid = self.compared(prediction, image, target, cells)
         if valid is not None:
             logits, truth = logits[:, valid], truth[:, valid]
         return {
@@ -76,27 +85,43 @@ class Matcher:
         }
 
     def compared(
-        self, prediction: Prediction, image: int, target: Targets
+        self, prediction: Prediction, image: int, target: Targets, cells: Coverage | None
     ) -> tuple[Float[Tensor, "Q P"], Float[Tensor, "N P"], Bool[Tensor, "P"] | None]:
         """Logits, truth and (if void is left out) validity at the places that are compared."""
         features = prediction.mask_features[image].float()  # [D, T, h, w]
         embeddings = prediction.mask_embeddings[image].float()
         frames = features.shape[1]
-        masks, ignore = target.masks, target.ignore
+        valid: Tensor | None
         if self.on == "points":
             points = torch.rand(1, self.points, 2, device=features.device)
             shared = points.expand(frames, -1, -1)
             features = sample_maps(features.transpose(0, 1), shared).transpose(0, 1)
-            truth = sample_masks(masks.flatten(0, 1), points).view(len(masks), -1)
+            truth = sample_masks(target.masks.flatten(0, 1), points)
+            truth = truth.view(-1, frames * self.points)
+            ignore = target.ignore
             valid = None if ignore is None else sample_masks(ignore, points).flatten() < 0.5
         else:
-            size = features.shape[-2:]
-            truth = F.adaptive_avg_pool2d(masks.float(), size).flatten(1)
-            valid = None
-            if ignore is not None:
-                valid = F.adaptive_avg_pool2d(ignore.float(), size).flatten() < 0.5
+            assert cells is not None
+            truth = cells.truth.flatten(1)
+            valid = None if cells.valid is None else cells.valid.flatten()
         # The product with the features at the points, not points of ten full-size predictions.
         return embeddings @ features.flatten(1), truth, valid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """One image's targets in the cells of the stride-4 map: the covered share of each cell."""
+
+    truth: Float[Tensor, "N T h w"]
+    valid: Bool[Tensor, "T h w"] | None  # False where void and crowd pixels are left out
+
+    @classmethod
+    def of(cls, target: Targets, size: torch.Size) -> Coverage:
+        """Average the masks over the cells of a map of `size` (h, w)."""
+        valid = None
+        if target.ignore is not None:
+            valid = F.adaptive_avg_pool2d(target.ignore.float(), tuple(size)) < 0.5
+        return cls(truth=F.adaptive_avg_pool2d(target.masks.float(), tuple(size)), valid=valid)
 
 
 def cross_entropy_cost(

@@ -201,7 +201,8 @@ class Swin(Backbone):
         self.channels = (widths[0], widths[1], widths[2], widths[3])
         self.patch_embed = nn.Conv2d(3, config.width, 4, 4)
         self.patch_norm = nn.LayerNorm(config.width)
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        blocks = sum(config.depths)
+        rates = [config.drop_path * i / (blocks - 1) for i in range(blocks)]
         stages = []
         for i, (width, depth, heads) in enumerate(
             zip(widths, config.depths, config.heads, strict=True)

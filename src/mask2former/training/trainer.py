@@ -23,6 +23,7 @@ from mask2former.structures import Batch
 from mask2former.training import checkpoint
 from mask2former.training.config import TrainConfig
 from mask2former.training.evaluate import evaluate
+from mask2former.training.memory import keep_freed_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
 from mask2former.weights import load_model, load_tensors
 from mask2former.weights.native import save_model
@@ -41,6 +42,8 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     fabric = Fabric(accelerator="auto", devices="auto", precision=config.precision)
     fabric.launch()
     console = Console(quiet=not fabric.is_global_zero)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.seed)
     dataset, validation = config.data.open_train(), config.data.open_val()
     stream = Stream(dataset, config.view, config.model.view, config.seed)
@@ -128,12 +131,13 @@ class Average:
         self.updates += 1
         # Young averages forget faster: the first steps are not worth remembering.
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, tensor in model.state_dict().items():
-            mean = self.tensors[name]
-            if mean.is_floating_point():
-                mean.lerp_(tensor.detach(), 1 - decay)
-            else:
-                mean.copy_(tensor)
+        current = model.state_dict()
+        floating = [name for name, mean in self.tensors.items() if mean.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.tensors[name] for name in floating], [current[name] for name in floating], 1 - decay
+        )
+        for name in self.tensors.keys() - set(floating):
+            self.tensors[name].copy_(current[name])
 
 
 def restore(

@@ -26,7 +26,10 @@ _RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _NAMES = (
     (r"backbone\.stem\.conv\.(.*)", r"backbone.stem.conv1.\1"),
     (r"backbone\.stem\.norm\.(.*)", r"backbone.stem.conv1.norm.\1"),
-    (r"backbone\.stages\.(\d+)\.(\d+)\.convs\.(\d+)\.conv\.(.*)", r"backbone.res{1+2}.\2.conv{3+1}.\4"),
+    (
+        r"backbone\.stages\.(\d+)\.(\d+)\.convs\.(\d+)\.conv\.(.*)",
+        r"backbone.res{1+2}.\2.conv{3+1}.\4",
+    ),
     (
         r"backbone\.stages\.(\d+)\.(\d+)\.convs\.(\d+)\.norm\.(.*)",
         r"backbone.res{1+2}.\2.conv{3+1}.norm.\4",
@@ -43,8 +46,14 @@ _NAMES = (
         r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.attention\.(.*)",
         r"backbone.layers.\1.blocks.\2.attn.\3",
     ),
-    (r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.mlp\.0\.(.*)", r"backbone.layers.\1.blocks.\2.mlp.fc1.\3"),
-    (r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.mlp\.2\.(.*)", r"backbone.layers.\1.blocks.\2.mlp.fc2.\3"),
+    (
+        r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.mlp\.0\.(.*)",
+        r"backbone.layers.\1.blocks.\2.mlp.fc1.\3",
+    ),
+    (
+        r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.mlp\.2\.(.*)",
+        r"backbone.layers.\1.blocks.\2.mlp.fc2.\3",
+    ),
     (r"backbone\.stages\.(\d+)\.blocks\.(.*)", r"backbone.layers.\1.blocks.\2"),
     (r"backbone\.merges\.(\d+)\.(.*)", r"backbone.layers.\1.downsample.\2"),
     (r"pixel_decoder\.projections\.(.*)", r"sem_seg_head.pixel_decoder.input_proj.\1"),
@@ -99,7 +108,9 @@ _NAMES = (
     (r"decoder\.projection\.(.*)", r"sem_seg_head.predictor.input_proj.0.\1"),
 )
 # Found in checkpoints and not needed: recomputed, or a constant of the loss.
-_SURPLUS = re.compile(r"criterion\.empty_weight|.*\.relative_position_index|.*\.num_batches_tracked")
+_SURPLUS = re.compile(
+    r"criterion\.empty_weight|.*\.relative_position_index|.*\.num_batches_tracked"
+)
 
 
 def official_name(name: str) -> str:
@@ -138,7 +149,7 @@ def convert(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     return ours | tensors
 
 
-# --- reading files without executing anything in them ----------------------------------------------
+# --- reading files without executing anything in them ---------------------------------------------
 
 
 def _ndarray(subtype: Any, shape: tuple[int, ...], kind: bytes) -> Any:
@@ -170,7 +181,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
     _ALLOWED[_core + ".multiarray", "_reconstruct"] = _ndarray
-    _ALLOWED[_core + ".multiarray", "scalar"] = np._core.multiarray.scalar
+    _ALLOWED[_core + ".multiarray", "scalar"] = np._core.multiarray.scalar  # type: ignore[attr-defined]
 
 
 class _Unpickler(pickle.Unpickler):
@@ -187,10 +198,17 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pkl(path: Path) -> dict[str, Tensor]:
-    """The tensors of a detectron2 `.pkl` ({"model": name -> array}). ValueError if it is not one."""
+    """The tensors of a detectron2 `.pkl` ({"model": name -> array}). ValueError if it is none."""
     try:
         content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError) as e:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as e:
         raise ValueError(f"{path}: not a detectron2 checkpoint: {e}") from None
     return _tensors_of(content, path)
 
@@ -222,7 +240,7 @@ def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-# --- detectron2's yaml -> our config ---------------------------------------------------------------
+# --- detectron2's yaml -> our config --------------------------------------------------------------
 
 
 def read_config(path: Path, tensors: dict[str, Tensor]) -> Mask2FormerConfig:
@@ -234,7 +252,8 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> Mask2FormerConfig:
     try:
         tree = yaml.safe_load(path.read_text())
         model = tree["MODEL"]
-        former, head, test = model["MASK_FORMER"], model["SEM_SEG_HEAD"], model["MASK_FORMER"]["TEST"]
+        former, head = model["MASK_FORMER"], model["SEM_SEG_HEAD"]
+        test = former["TEST"]
         return Mask2FormerConfig(
             categories=_categories(head["NUM_CLASSES"], test),
             backbone=_backbone(model),

@@ -18,9 +18,7 @@ from mask2former.serialization import from_dict, to_dict
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def save_model(
-    model: Mask2Former, folder: str | Path, *, dtype: torch.dtype | None = None
-) -> None:
+def save_model(model: Mask2Former, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
     """Write config and weights; each file is whole or absent, whatever happens meanwhile.
 
     `dtype` is how floating-point weights are stored (default: as they are).

@@ -1,0 +1,81 @@
+"""The command line: predict, train, evaluate, demo. Each command's work is in `commands`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from mask2former.commands.options import Demo, Evaluate, Predict, Train
+
+DESCRIPTION = """Segment images with one model: panoptic, instance and semantic.
+
+Example: mask2former predict photos/ --out results
+
+Every command has its own --help. An error is told in a line or two; --traceback, or
+MASK2FORMER_TRACEBACK=1 in the environment, shows where in the code it arose.
+"""
+OK, SOME_FAILED, FAULT, INTERRUPTED = 0, 1, 2, 130  # exit statuses
+USER_ERRORS = (ValueError, OSError, ImportError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0: all is done, 1: some images could not be read, 2: nothing could be done, 130: interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
+    words = [word for word in words if word != "--traceback"]
+    options = tyro.cli(
+        Predict | Train | Evaluate | Demo,  # type: ignore[arg-type]
+        prog="mask2former",
+        description=DESCRIPTION,
+        args=words or ["--help"],
+    )
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except USER_ERRORS as error:
+        if show_traceback:
+            traceback.print_exc()
+        else:
+            say(f"error: {error}", style="red")
+        return FAULT
+
+
+def run(options: Predict | Train | Evaluate | Demo) -> int:
+    """Do what the options say. Imports wait until here, as torch's takes seconds."""
+    if isinstance(options, Predict):
+        from mask2former.commands.predict import predict
+
+        return SOME_FAILED if predict(options) else OK
+    if isinstance(options, Train):
+        from mask2former.commands.train import run_training
+
+        run_training(options)
+    elif isinstance(options, Evaluate):
+        from mask2former.commands.evaluate import measure
+
+        measure(options)
+    else:
+        from mask2former.demo import demo
+
+        demo(options)
+    return OK
+
+
+def say(message: str, style: str = "") -> None:
+    """One message on stderr, never taken for markup."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(message, style=style))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

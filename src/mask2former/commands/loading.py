@@ -1,0 +1,42 @@
+"""A segmenter as the options of a command describe it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mask2former.commands.options import Dtype
+from mask2former.segmenter import Segmenter, pick_device
+
+
+def load_segmenter(
+    model: str,
+    *,
+    device: str,
+    dtype: Dtype = "float32",
+    max_detections: int | None = None,
+    batch_size: int = 1,
+) -> Segmenter:
+    """ValueError names the option that is at fault."""
+    for option, value in (("--max-detections", max_detections), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} {value}: must be at least 1")
+    segmenter = Segmenter.from_pretrained(
+        model, device=_device(device), dtype=getattr(torch, dtype), batch_size=batch_size
+    )
+    if max_detections is not None:
+        config = segmenter.model.config
+        view = replace(config.view, max_detections=max_detections)
+        segmenter.model.config = replace(config, view=view)
+    return segmenter
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = pick_device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        cause = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"--device {name}: {cause}; choose auto or cpu") from None
+    return device

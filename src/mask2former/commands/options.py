@@ -1,0 +1,136 @@
+"""What each command can be told; nothing here may import torch, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+
+Task = Literal["panoptic", "instance", "semantic"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Preset = Literal["custom", "nuclei", "scenes"]
+
+# An empty hint keeps "(default: None)" out of the help; what leaving it out means is in the text.
+Tasks = Annotated[UseAppendAction[tuple[Task, ...]], arg(metavar="TASK", help_behavior_hint="")]
+Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+Folder = Annotated[Path, arg(metavar="DIR")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Segment images and write overlays, panoptic PNGs, label maps and COCO JSON files.
+
+    Example: mask2former predict photos/ more/*.jpg --model nuclei --out results
+    """
+
+    images: Positional[
+        Annotated[tuple[str, ...], arg(metavar="IMAGE...", help_behavior_hint="(required)")]
+    ]
+    """Files, folders, or quoted patterns such as 'photos/**/*.jpg'."""
+    model: str = "scenes"
+    """An embedded model's name, or the path of another model."""
+    task: Tasks = ()
+    """panoptic, instance or semantic; may be given several times. All of them if left out."""
+    out: Folder = Path("results")
+    """Folder that the results are written to."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    dtype: Dtype = "float32"
+    """What the model computes in."""
+    threshold: float = 0.5
+    """Least score of an instance that is drawn and counted; instances.json holds all."""
+    max_detections: Count = None
+    """Most instances that are returned for an image. As the model's config says if left out."""
+    recursive: FlagCreatePairsOff[bool] = False
+    """Look into the subfolders of folders, too."""
+    batch_size: int = 1
+    """Images that go through the model together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a model, or go on with a training that was stopped (the same command does it).
+
+    Example: mask2former train --preset nuclei --data data/nuclei --out runs/nuclei --steps 2000
+    """
+
+    out: Folder
+    """Folder of this training: config, log, checkpoint, and the weights in model/."""
+    data: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """A data set in COCO's panoptic or instance format. The preset "scenes" draws its own."""
+    preset: Annotated[Preset | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """custom (any data set; the default), nuclei or scenes."""
+    config: File = None
+    """A YAML file, as every training writes one, in place of a preset."""
+    steps: Count = None
+    """Steps to train for."""
+    batch_size: Count = None
+    """Images of a step."""
+    rate: Annotated[float | None, arg(metavar="RATE", help_behavior_hint="")] = None
+    """Learning rate."""
+    seed: Count = None
+    """Another seed shows other views in another order."""
+    initial_weights: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None
+    """A model of the same shape and classes to start from: a name or a path."""
+    overrides: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(name="set", metavar="KEY=VALUE", help_behavior_hint=""),
+    ] = ()
+    """Any field of the config, as in --set optimizer.weight_decay=0.1; may be repeated."""
+    threads: Count = None
+    """CPU threads of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a model on annotated images: PQ, AP and mIoU, in total and class by class.
+
+    Example: mask2former evaluate --model nuclei --data data/nuclei --group-by modality
+    """
+
+    model: str = "scenes"
+    """An embedded model's name, or the path of another model."""
+    data: Annotated[str, arg(metavar="FOLDER")]
+    """A data set in COCO's panoptic or instance format, or "scenes" for newly drawn scenes."""
+    split: Annotated[str, arg(metavar="NAME")] = "val"
+    """Part of the data set."""
+    task: Tasks = ()
+    """panoptic, instance or semantic; may be given several times. All that fit if left out."""
+    json: File = None
+    """Write all figures to this file, too."""
+    group_by: Annotated[str | None, arg(metavar="FIELD", help_behavior_hint="")] = None
+    """Also measure each kind of image alone: a field of 'images' in the annotation file."""
+    max_detections: Count = None
+    """Most instances that count for an image. As the model's config says if left out."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    dtype: Dtype = "float32"
+    """What the model computes in."""
+    count: int = 200
+    """Scenes to draw, for the data "scenes"."""
+    seed: int = 3
+    """Which scenes are drawn. Trainings see those of 1, and are validated on those of 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Draw new scenes, segment them, measure against the exact truth; write a page of pictures.
+
+    Example: mask2former demo --out demo
+    """
+
+    out: Folder = Path("demo")
+    """Folder that index.html and demo.png are written to."""
+    model: str = "scenes"
+    """An embedded model's name, or the path of another model of the same classes."""
+    count: int = 16
+    """Scenes that are shown."""
+    measured: int = 50
+    """Scenes that are measured; the shown ones are the first of them."""
+    seed: int = 4
+    """Which scenes are drawn. Trainings see those of 1, and are validated on those of 2."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""

@@ -1,0 +1,126 @@
+"""`mask2former train`: a preset or a file, what the options change in it, and the training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from mask2former.commands.options import Train
+from mask2former.presets import PRESETS
+from mask2former.serialization import from_dict, to_dict
+from mask2former.training.config import TrainConfig
+from mask2former.training.trainer import summary, train
+from mask2former.weights import find_model
+
+
+def run_training(options: Train) -> None:
+    """Train, and say where the weights are and what they are worth."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    config = build_config(options)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"training: {config.steps} steps of {config.batch_size} images,"
+        f" {len(config.model.categories)} classes, into {options.out}"
+    )
+    try:
+        figures = train(config, options.out) or last_evaluation(options.out / "log.jsonl")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command goes on from the last checkpoint in {options.out}, if there is one"
+        ) from None
+    console.print(f"weights: {options.out / 'model'}")
+    console.print(f"last evaluation: {summary(figures)}")
+
+
+def build_config(options: Train) -> TrainConfig:
+    """The preset's or the file's config, changed as the options say.
+
+    ValueError or FileNotFoundError name the option or the key that is at fault.
+    """
+    tree, source = _base(options)
+    if options.data is not None and options.config is not None:
+        _set(tree, "data.folder", options.data)
+    shortcuts = {
+        "steps": options.steps,
+        "batch_size": options.batch_size,
+        "optimizer.rate": options.rate,
+        "seed": options.seed,
+    }
+    for key, value in shortcuts.items():
+        if value is not None:
+            _set(tree, key, value)
+    if options.initial_weights is not None:
+        tree["initial_weights"] = str(find_model(options.initial_weights))
+    for override in options.overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"--set {override}: expected KEY=VALUE, as in --set ema=0.999")
+        _set(tree, key, _value(text))
+    return from_dict(TrainConfig, tree, source)
+
+
+def _base(options: Train) -> tuple[dict[str, Any], str]:
+    """The tree to start from, and what messages call it."""
+    written = options.out / "config.yaml"
+    config = options.config
+    if config is None and options.preset is None and options.data is None:
+        if not written.exists():
+            raise ValueError(
+                "nothing to train on: give --data FOLDER, --preset NAME or --config FILE, or as"
+                f" --out the folder of a training that was stopped ({written} does not exist)"
+            )
+        config = written
+    if config is not None:
+        if options.preset is not None:
+            raise ValueError("--preset and --config: give one of them, the other's job is the same")
+        return _read(config), str(config)
+    preset = options.preset or "custom"
+    if options.data is None and preset != "scenes":
+        raise ValueError(f"--preset {preset}: give the data set's folder, too, with --data")
+    return to_dict(PRESETS[preset](options.data or "")), "config"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; check the path")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: holds no mapping of a training's fields")
+    return tree
+
+
+def _set(tree: dict[str, Any], dotted: str, value: object) -> None:
+    """Put a value where `dotted` says. Keys that do not exist are found out by `from_dict`."""
+    *parents, last = dotted.split(".")
+    for depth, key in enumerate(parents, start=1):
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ValueError(
+                f"--set {dotted}: {'.'.join(parents[:depth])} has no fields, it is a value"
+            )
+    tree[last] = value
+
+
+def _value(text: str) -> object:
+    """A number, true, false, null or a list, as in JSON; anything else is a text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def last_evaluation(log: Path) -> dict[str, float]:
+    """The figures that a training wrote last; none if it was never evaluated."""
+    figures: dict[str, float] = {}
+    for line in log.read_text().splitlines():
+        figures = json.loads(line).get("evaluation", figures)
+    return figures

@@ -1,0 +1,51 @@
+"""A model small enough to be trained from nothing on a CPU; the embedded models are of this kind."""
+
+from __future__ import annotations
+
+from mask2former.modeling.decoder import DecoderConfig
+from mask2former.modeling.mask2former import Mask2FormerConfig
+from mask2former.modeling.pixel_decoder import PixelDecoderConfig
+from mask2former.modeling.resnet import ResNetConfig
+from mask2former.structures import Category, View
+
+
+def compact_model(
+    categories: tuple[Category, ...], view: View, *, queries: int, selected_queries: int
+) -> Mask2FormerConfig:
+    """About 3M parameters.
+
+    It differs from the paper's in three choices, each for the sake of short trainings: most queries
+    start from the image's own features, positions are absolute, and mask features know them.
+    """
+    channels, period = 64, 64.0
+    return Mask2FormerConfig(
+        categories=categories,
+        backbone=ResNetConfig(
+            depths=(2, 2, 2, 2),
+            block="basic",
+            stem_channels=16,
+            width=32,
+            channels=32,
+            norm="batch_norm",
+        ),
+        pixel_decoder=PixelDecoderConfig(
+            channels=channels,
+            layers=2,
+            heads=4,
+            points=2,
+            feedforward=128,
+            position_period=period,
+            mask_positions=True,
+        ),
+        decoder=DecoderConfig(
+            channels=channels,
+            mask_channels=channels,
+            layers=3,
+            heads=4,
+            feedforward=256,
+            queries=queries,
+            selected_queries=selected_queries,
+            position_period=period,
+        ),
+        view=view,
+    )

@@ -1,0 +1,48 @@
+"""Any data set: a compact model of its own classes, trained from nothing."""
+
+from __future__ import annotations
+
+from mask2former.data.detect import open_dataset
+from mask2former.data.transforms import TrainView
+from mask2former.loss.criterion import LossConfig
+from mask2former.presets.compact import compact_model
+from mask2former.structures import View
+from mask2former.training.config import FolderData, TrainConfig
+from mask2former.training.optimizer import OptimizerConfig
+
+
+def custom(folder: str) -> TrainConfig:
+    """`folder` is in any format that `open_dataset` knows and has the splits train and val."""
+    categories = open_dataset(folder, "train").categories
+    stuff = sum(not category.is_thing for category in categories)
+    view = View(
+        shortest_side=384,
+        longest_side=768,
+        object_threshold=0.5,
+        overlap_threshold=0.6,
+    )
+    return TrainConfig(
+        model=compact_model(categories, view, queries=max(8, stuff), selected_queries=100),
+        data=FolderData(folder=folder),
+        view=TrainView(
+            size=384,
+            scale=(0.5, 2.0),
+            fit="shortest_side",
+            crop=(384, 384),
+            flip=True,
+            color=True,
+        ),
+        loss=LossConfig(points=2048, matching_on="masks"),
+        optimizer=OptimizerConfig(
+            rate=1e-3,
+            backbone_multiplier=1.0,
+            clip_norm=10.0,
+            schedule="cosine",
+            warmup_steps=100,
+        ),
+        steps=5000,
+        batch_size=8,
+        ema=0.998,
+        evaluate_every=1000,
+        checkpoint_every=200,
+    )

@@ -1,0 +1,41 @@
+"""Drawn scenes: six classes of things and five of stuff, told apart by shape and texture."""
+
+from __future__ import annotations
+
+from mask2former.data.scenes import CATEGORIES
+from mask2former.data.transforms import TrainView
+from mask2former.loss.criterion import LossConfig
+from mask2former.presets.compact import compact_model
+from mask2former.structures import View
+from mask2former.training.config import FolderData, ScenesData, TrainConfig
+from mask2former.training.optimizer import OptimizerConfig
+
+
+def scenes(folder: str = "") -> TrainConfig:
+    """Every step draws new scenes, unless `folder` holds some that were written to disk."""
+    view = View(
+        shortest_side=256,
+        longest_side=512,
+        object_threshold=0.5,
+        overlap_threshold=0.6,
+    )
+    return TrainConfig(
+        model=compact_model(CATEGORIES, view, queries=8, selected_queries=60),
+        data=FolderData(folder=folder, task="panoptic") if folder else ScenesData(),
+        view=TrainView(
+            size=256, scale=(0.8, 1.25), fit="shortest_side", crop=(256, 256), flip=True
+        ),
+        loss=LossConfig(points=1024, matching_on="masks"),
+        optimizer=OptimizerConfig(
+            rate=1e-3,
+            backbone_multiplier=1.0,
+            clip_norm=10.0,
+            schedule="cosine",
+            warmup_steps=100,
+        ),
+        steps=4000,
+        batch_size=8,
+        ema=0.998,
+        evaluate_every=1000,
+        checkpoint_every=200,
+    )
