@@ -21,6 +21,7 @@ Every command has its own --help. An error is told in a line or two; --traceback
 MASK2FORMER_TRACEBACK=1 in the environment, shows where in the code it arose.
 """
 OK, SOME_FAILED, FAULT, INTERRUPTED = 0, 1, 2, 130  # exit statuses
+SHOWN_FAILURES = 20
 USER_ERRORS = (ValueError, OSError, ImportError)
 
 
@@ -33,21 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
     words = [word for word in words if word != "--traceback"]
     options = tyro.cli(
-        Predict | Train | Evaluate | Demo,  # type: ignore[arg-type]
+        Predict | Train | Evaluate | Demo,
         prog="mask2former",
         description=DESCRIPTION,
         args=words or ["--help"],
     )
     try:
         return run(options)
-    except KeyboardInterrupt:
-        say("interrupted")
+    except KeyboardInterrupt as interrupt:
+        say(f"interrupted{f'; {interrupt}' if interrupt.args else ''}")
         return INTERRUPTED
     except USER_ERRORS as error:
         if show_traceback:
             traceback.print_exc()
         else:
-            say(f"error: {error}", style="red")
+            say(f"error: {cause(error)}", "red")
         return FAULT
 
 
@@ -56,7 +57,12 @@ def run(options: Predict | Train | Evaluate | Demo) -> int:
     if isinstance(options, Predict):
         from mask2former.commands.predict import predict
 
-        return SOME_FAILED if predict(options) else OK
+        failures = predict(options)
+        for failure in failures[:SHOWN_FAILURES]:
+            say(f"failed: {failure}", "red")
+        if len(failures) > SHOWN_FAILURES:
+            say(f"failed: {len(failures) - SHOWN_FAILURES} more images", "red")
+        return SOME_FAILED if failures else OK
     if isinstance(options, Train):
         from mask2former.commands.train import run_training
 
@@ -70,6 +76,14 @@ def run(options: Predict | Train | Evaluate | Demo) -> int:
 
         demo(options)
     return OK
+
+
+def cause(error: Exception) -> str:
+    """The message; one from a data loading process comes wrapped in that process's traceback."""
+    text = str(error)
+    if text.startswith("Caught "):
+        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
+    return text.strip() or type(error).__name__
 
 
 def say(message: str, style: str = "") -> None:

@@ -211,7 +211,7 @@ def _find(path: str, recursive: bool) -> list[Path]:
             deeper = not recursive and _images_in(Path(path).rglob("*"))
             raise ValueError(
                 f"{path}: this folder holds no images ({', '.join(SUFFIXES)})"
-                + (f", but its subfolders do: pass recursive=True or '{path}/**'" if deeper else "")
+                + (f", but its subfolders do: name them with '{path}/**'" if deeper else "")
             )
         return images
     images = _images_in(Path(match) for match in glob.glob(path, recursive=True))

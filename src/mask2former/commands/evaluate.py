@@ -42,8 +42,10 @@ def measure(options: Evaluate) -> dict[str, float]:
     dataset = open_data(options, things_only)
     groups = read_groups(dataset, options.group_by) if options.group_by else {}
     tasks: tuple[Task, ...] = options.task or (("instance",) if things_only else TASKS)
-    figures = evaluate(segmenter, dataset, tasks, groups=groups or None)
     console = Console(highlight=False)
+    figures = evaluate(
+        segmenter, dataset, tasks, groups=groups or None, progress=console.is_terminal
+    )
     console.print(headline_table(figures, groups, f"{options.model}: {len(dataset)} images"))
     console.print(class_table(figures, segmenter.categories))
     if options.json is not None:
@@ -63,9 +65,7 @@ def open_data(options: Evaluate, things_only: bool) -> Dataset:
     """The data set that the options name; a folder goes before the drawn scenes."""
     if options.data == "scenes" and not Path(options.data).exists():
         return Scenes(length=options.count, seed=options.seed)
-    return open_dataset(
-        options.data, options.split, task="instance" if things_only else None
-    )
+    return open_dataset(options.data, options.split, task="instance" if things_only else None)
 
 
 def read_groups(dataset: Dataset, field: str) -> dict[int | str, str]:

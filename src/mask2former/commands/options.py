@@ -1,4 +1,4 @@
-"""What each command can be told; nothing here may import torch, so that `--help` answers at once."""
+"""What each command can be told. Nothing here imports torch, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 Task = Literal["panoptic", "instance", "semantic"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Preset = Literal["custom", "nuclei", "scenes"]
+Preset = Literal["custom", "memorise", "nuclei", "scenes"]
 
 # An empty hint keeps "(default: None)" out of the help; what leaving it out means is in the text.
 Tasks = Annotated[UseAppendAction[tuple[Task, ...]], arg(metavar="TASK", help_behavior_hint="")]
@@ -62,7 +62,7 @@ class Train:
     data: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """A data set in COCO's panoptic or instance format. The preset "scenes" draws its own."""
     preset: Annotated[Preset | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """custom (any data set; the default), nuclei or scenes."""
+    """custom (any data set; the default), nuclei, scenes, or memorise (eight images by heart)."""
     config: File = None
     """A YAML file, as every training writes one, in place of a preset."""
     steps: Count = None

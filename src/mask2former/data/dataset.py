@@ -24,6 +24,26 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+class First:
+    """The first `count` images of a data set."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self.dataset = dataset
+        self.count = min(count, len(dataset))
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return self.dataset.categories
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(f"image {index} is not among the first {self.count}")
+        return self.dataset[index]
+
+
 def generated_color(index: int) -> tuple[int, int, int]:
     """A colour (RGB, 0..255) for the category at `index`, unlike those of its neighbours."""
     hue = index * 0.618034 % 1  # the golden ratio never comes back to a hue

@@ -88,10 +88,10 @@ def batches(
     ranks: int = 1,
 ) -> Iterator[Batch]:
     """The batches of the steps `first` .. `last` - 1; `batch_size` images a rank."""
-    steps = range(first, last)
-    indices = [
-        [(step * ranks + rank) * batch_size + i for i in range(batch_size)] for step in steps
-    ]
+    indices = (
+        [(step * ranks + rank) * batch_size + i for i in range(batch_size)]
+        for step in range(first, last)
+    )
     divisor = stream.test_view.size_divisor
     loader = DataLoader(
         stream,

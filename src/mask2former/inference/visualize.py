@@ -19,12 +19,12 @@ Color = tuple[float, ...]  # RGB, 0..255
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def overlay(image: Picture, segmentation: Segmentation) -> Picture:
+def overlay(image: Picture, segmentation: Segmentation, *, min_score: float = 0.5) -> Picture:
     """The richest result there is over the image: panoptic, else instances, else semantic."""
     if segmentation.panoptic is not None:
         return draw_panoptic(image, segmentation.panoptic)
     if segmentation.instances is not None:
-        return draw_instances(image, segmentation.instances)
+        return draw_instances(image, segmentation.instances, min_score=min_score)
     if segmentation.semantic is not None:
         return draw_semantic(image, segmentation.semantic)
     return image.copy()

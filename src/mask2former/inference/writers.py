@@ -34,9 +34,13 @@ class ResultWriter:
     block, and hold the images that were added until then.
     """
 
-    def __init__(self, folder: str | Path, categories: tuple[Category, ...]) -> None:
+    def __init__(
+        self, folder: str | Path, categories: tuple[Category, ...], *, min_score: float = 0.5
+    ) -> None:
+        """`min_score` is that of the instances in overlays; instances.json holds them all."""
         self.folder = Path(folder)
         self.categories = categories
+        self.min_score = min_score
         self._images: list[dict[str, Any]] = []
         self._panoptic: list[dict[str, Any]] = []
         self._instances: list[dict[str, Any]] = []
@@ -75,7 +79,8 @@ class ResultWriter:
         annotation, results = None, []
         if image is not None:
             quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
-            self._write_image(f"overlays/{stem}.jpg", overlay(image, segmentation), quality)
+            picture = overlay(image, segmentation, min_score=self.min_score)
+            self._write_image(f"overlays/{stem}.jpg", picture, quality)
         if segmentation.panoptic is not None:
             ids = segmentation.panoptic.ids.cpu().numpy().astype(np.int64)
             colors = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +73,7 @@ class Criterion(nn.Module):
         terms: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         with torch.autocast(self.class_weights.device.type, enabled=False):
             for layer in (last, *range(last)):  # the official order of the random draws
-                prediction = replace(
-                    output.predictions[layer],
-                    class_logits=output.predictions[layer].class_logits.float(),
-                    mask_embeddings=output.predictions[layer].mask_embeddings.float(),
-                    mask_features=features,
-                )
+                prediction = in_fp32(output.predictions[layer], features)
                 where = f"prediction {layer} of {last + 1}"
                 matches = self.matcher(prediction, targets, coverage, where, names)
                 mask, dice = self.mask_terms(prediction, targets, matches, coverage)
@@ -113,7 +108,7 @@ class Criterion(nn.Module):
         self, prediction: Prediction, targets: tuple[Targets, ...], matches: list[Match]
     ) -> Float[Tensor, ""]:
         """Cross-entropy; unmatched queries are to say "no object"."""
-        logits = prediction.class_logits.float()
+        logits = prediction.class_logits
         labels = torch.full(logits.shape[:2], logits.shape[-1] - 1, device=logits.device)
         for image, (target, match) in enumerate(zip(targets, matches, strict=True)):
             labels[image, match.queries] = target.labels[match.objects]
@@ -135,7 +130,7 @@ class Criterion(nn.Module):
                 prediction.masks_of(image, match.queries).flatten(0, 1)
                 for image, match in enumerate(matches)
             ]
-        ).float()
+        )
         if len(maps) == 0:
             return maps.sum(), maps.sum()  # 0, and a gradient of 0 for every parameter
         if self.config.loss_on == "masks":
@@ -160,6 +155,16 @@ class Criterion(nn.Module):
         ignores = [ignore_of(t, len(m.objects)) for t, m in zip(targets, matches, strict=True)]
         ignored = [sample_masks(m, p) for m, p in zip(ignores, parts, strict=True)]
         return logits, truth, torch.cat(ignored) < 0.5
+
+
+def in_fp32(prediction: Prediction, features: Float[Tensor, "B C T h w"]) -> Prediction:
+    """A prediction with `features`, its own in fp32, for its mask features."""
+    return Prediction(
+        class_logits=prediction.class_logits.float(),
+        mask_embeddings=prediction.mask_embeddings.float(),
+        mask_features=features,
+        is_clip=prediction.is_clip,
+    )
 
 
 def ignore_of(target: Targets, objects: int) -> Bool[Tensor, "NT H W"]:

@@ -54,6 +54,8 @@ class Matcher:
         """
         matches = []
         for image, target in enumerate(targets):
+            if not prediction.class_logits[image].isfinite().all():  # costs it has only for objects
+                raise ValueError(non_finite("class", where, names[image], prediction, image))
             cells = None if coverage is None else coverage[image]
             terms = self.terms(prediction, image, target, cells)
             for term, cost in terms.items():

@@ -35,6 +35,7 @@ class DecoderConfig:
     temporal_positions: bool = False  # 3-D position encoding, as the video models have it
     # Beyond the paper, for small models trained from nothing:
     selected_queries: int = 0  # more queries, made of the image's most object-like stride-8 cells
+    anchored_masks: bool = False  # their masks begin around their cell; wants `mask_positions`
     position_period: float | None = None  # pixels; see `position_encoding.sine_2d`
 
 
@@ -144,14 +145,30 @@ class PredictionHead(nn.Module):
         self.mask_embedding = nn.Sequential(
             nn.Linear(c, c), nn.ReLU(), nn.Linear(c, c), nn.ReLU(), nn.Linear(c, config.mask_channels)
         )
+        if config.anchored_masks:
+            self.anchoring = nn.Linear(c, 1)
+            nn.init.zeros_(self.anchoring.weight)
+            nn.init.constant_(self.anchoring.bias, 0.2)
 
     def forward(
-        self, queries: Float[Tensor, "B Q C"], mask_features: Float[Tensor, "B D T h w"], clip: bool
+        self,
+        queries: Float[Tensor, "B Q C"],
+        anchors: Float[Tensor, "B Q D"] | None,
+        mask_features: Float[Tensor, "B D T h w"],
+        clip: bool,
     ) -> Prediction:
+        """`anchors` are the positions of the queries' cells, of the kind the features carry.
+
+        The product of two positions falls with their distance, so it is a mask around the cell;
+        how much of it a query wants, it says itself.
+        """
         x = self.norm(queries)
+        embeddings = self.mask_embedding(x)
+        if anchors is not None:
+            embeddings = embeddings + self.anchoring(x) * anchors
         return Prediction(
             class_logits=self.class_logits(x),
-            mask_embeddings=self.mask_embedding(x),
+            mask_embeddings=embeddings,
             mask_features=mask_features,
             is_clip=clip,
         )
@@ -182,6 +199,7 @@ class Decoder(nn.Module):
     ) -> tuple[Prediction, ...]:
         """`scales` are the maps at strides 32, 16, 8."""
         config = self.config
+        assert not config.anchored_masks or config.mask_channels == config.channels
         maps = dict(zip((32, 16, 8), scales, strict=True))
         memories = [
             self.memory(maps[stride], stride, level)
@@ -191,17 +209,18 @@ class Decoder(nn.Module):
         # features that are shrunk once, not from ten full-size predictions that are shrunk each.
         shrunk = [resize_frames(mask_features.detach(), maps[s].shape[-2:]) for s in config.strides]
         x, query_positions = self.queries(maps[8])
+        anchors = self.anchors(query_positions)
         predictions = []
         if config.learnable_queries:
-            predictions.append(self.head(x, mask_features, clip))
+            predictions.append(self.head(x, anchors, mask_features, clip))
         for i, layer in enumerate(self.layers):
             key, value = memories[i % len(memories)]
             allowed = None
             if config.masked_attention:
-                prediction = predictions[-1] if predictions else self.head(x, mask_features, clip)
+                prediction = predictions[-1] if predictions else self.head(x, anchors, mask_features, clip)
                 allowed = attention_mask(prediction.mask_embeddings, shrunk[i % len(memories)])
             x = layer(x, query_positions, key, value, allowed)
-            predictions.append(self.head(x, mask_features, clip))
+            predictions.append(self.head(x, anchors, mask_features, clip))
         return tuple(predictions)
 
     def memory(
@@ -244,6 +263,15 @@ class Decoder(nn.Module):
             positions = torch.cat((positions, places), 1)
         return features, positions
 
+    def anchors(
+        self, query_positions: Float[Tensor, "B Q C"]
+    ) -> Float[Tensor, "B Q D"] | None:
+        """The cells' positions of the selected queries, nothing for the learnt ones."""
+        if not self.config.anchored_masks:
+            return None
+        learnt = torch.zeros_like(query_positions[:, : self.config.queries])
+        return torch.cat((learnt, query_positions[:, self.config.queries :]), 1)
+
     def select(
         self, finest: Float[Tensor, "B C T h w"]
     ) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C"]]:
@@ -252,14 +280,15 @@ class Decoder(nn.Module):
         They start where an object is instead of having to learn where to look. The head is trained
         on them by the loss of the first prediction; the choice itself needs no gradient.
         """
-        tokens: Tensor = self.selection(tokens_of(self.project(finest)))
+        position = self.positions(finest, 8)
+        # With its place among its features a query can tell its own mask from a twin's beside it.
+        tokens: Tensor = self.selection(tokens_of(self.project(finest)) + position)
         with torch.no_grad():
             logits = self.head.class_logits(self.head.norm(tokens)).float()
             score = logits[..., :-1].logsumexp(-1) - logits[..., -1]
             chosen = score.topk(min(self.config.selected_queries, score.shape[1])).indices
-        places = self.positions(finest, 8)[chosen]
         index = chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-        return tokens.gather(1, index), places
+        return tokens.gather(1, index), position[chosen]
 
 
 def tokens_of(x: Float[Tensor, "B C T h w"]) -> Float[Tensor, "B S C"]:

@@ -108,10 +108,11 @@ def scatter_rows(
     if gradient.device.type == "cpu":
         starts = np.arange(0, bags * n + 1, n, dtype=np.int32)
         columns = rows.flatten().numpy().astype(np.int32, copy=False)
+        wide = torch.promote_types(gradient.dtype, torch.float32)  # scipy knows no bf16
         matrix = csr_array(
-            (weights.float().flatten().numpy(), columns, starts), shape=(bags, size), copy=False
+            (weights.to(wide).flatten().numpy(), columns, starts), shape=(bags, size), copy=False
         )
-        return torch.from_numpy(matrix.T @ gradient.float().numpy()).to(gradient.dtype)
+        return torch.from_numpy(matrix.T @ gradient.to(wide).numpy()).to(gradient.dtype)
     out = torch.zeros(size, gradient.shape[1], device=gradient.device, dtype=gradient.dtype)
     for i in range(n):  # one corner at a time: all at once would be n copies of the gradient
         out.index_add_(0, rows[:, i], weights[:, i, None] * gradient)

@@ -24,7 +24,7 @@ class PixelDecoderConfig:
     feedforward: int = 1024
     dropout: float = 0.0
     position_period: float | None = None  # pixels; None: relative to the canvas, as in the paper
-    mask_positions: bool = False  # add positions to what the mask features are made of
+    mask_positions: bool = False  # add positions to the mask features, for `anchored_masks`
 
 
 class EncoderLayer(nn.Module):
@@ -94,10 +94,10 @@ class PixelDecoder(nn.Module):
         encoded = self.encode(scales)
         up = F.interpolate(encoded[-1], size=finest.shape[-2:], mode="bilinear")
         x = self.lateral_norm(self.lateral(finest)) + up
+        features = self.mask_features(F.relu(self.output_norm(self.output(x))))
         if self.config.mask_positions:
-            x = x + self.position(x, stride=4)
-        x = F.relu(self.output_norm(self.output(x)))
-        return self.mask_features(x), encoded
+            features = features + self.position(features, stride=4)
+        return features, encoded
 
     def encode(self, scales: list[Float[Tensor, "B C h w"]]) -> list[Float[Tensor, "B C h w"]]:
         """The deformable encoder, over the tokens of all scales at once."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 TEMPERATURE = 10000.0
+NEAR_TEMPERATURE = 20.0  # of absolute positions: every wave tells neighbours apart
 
 
 def _angles(
@@ -18,10 +19,12 @@ def _angles(
     position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
     if period is None:  # the whole axis is one turn of the fastest wave, whatever its length
         position = position / (length + 1e-6) * (2 * math.pi)
+        temperature = TEMPERATURE
     else:
         position = (position - 0.5) / period * (2 * math.pi)
+        temperature = NEAR_TEMPERATURE
     i = torch.arange(features, dtype=torch.float32, device=device)
-    angles = position[:, None] / TEMPERATURE ** (2 * (i // 2) / features)
+    angles = position[:, None] / temperature ** (2 * (i // 2) / features)
     return torch.stack((angles[:, 0::2].sin(), angles[:, 1::2].cos()), -1).flatten(1)
 
 

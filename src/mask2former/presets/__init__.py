@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mask2former.presets.custom import custom
+from mask2former.presets.memorise import memorise
 from mask2former.presets.nuclei import nuclei
 from mask2former.presets.scenes import scenes
 from mask2former.training.config import TrainConfig
 
 PRESETS: dict[str, Callable[[str], TrainConfig]] = {
     "custom": custom,
+    "memorise": memorise,
     "nuclei": nuclei,
     "scenes": scenes,
 }

@@ -15,7 +15,7 @@ def compact_model(
     """About 3M parameters.
 
     It differs from the paper's in three choices, each for the sake of short trainings: most queries
-    start from the image's own features, positions are absolute, and mask features know them.
+    start from a cell of the image, masks begin around that cell, and positions are absolute.
     """
     channels, period = 64, 64.0
     return Mask2FormerConfig(
@@ -45,6 +45,7 @@ def compact_model(
             feedforward=256,
             queries=queries,
             selected_queries=selected_queries,
+            anchored_masks=True,
             position_period=period,
         ),
         view=view,

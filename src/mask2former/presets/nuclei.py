@@ -38,7 +38,7 @@ def nuclei(folder: str) -> TrainConfig:
             color=True,
             contrast_percentiles=CONTRAST,
         ),
-        loss=LossConfig(matching_on="masks", loss_on="masks"),
+        loss=LossConfig(points=1024, matching_on="masks"),
         optimizer=OptimizerConfig(
             rate=6e-4,
             backbone_multiplier=1.0,

@@ -27,9 +27,9 @@ def scenes(folder: str = "") -> TrainConfig:
         ),
         loss=LossConfig(points=1024, matching_on="masks"),
         optimizer=OptimizerConfig(
-            rate=1e-3,
+            rate=6e-4,
             backbone_multiplier=1.0,
-            clip_norm=10.0,
+            clip_norm=0.1,
             schedule="cosine",
             warmup_steps=100,
         ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mask2former.data.dataset import Dataset
+from mask2former.data.dataset import Dataset, First
 from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes
 from mask2former.data.transforms import TrainView
@@ -23,12 +23,17 @@ class FolderData:
     train: str = "train"
     val: str = "val"
     task: Literal["panoptic", "instance"] | None = None
+    limit: int | None = None  # take the first so many images of each split only
 
     def open_train(self) -> Dataset:
-        return open_dataset(Path(self.folder), self.train, task=self.task)
+        return self._open(self.train)
 
     def open_val(self) -> Dataset:
-        return open_dataset(Path(self.folder), self.val, task=self.task)
+        return self._open(self.val)
+
+    def _open(self, split: str) -> Dataset:
+        dataset = open_dataset(Path(self.folder), split, task=self.task)
+        return dataset if self.limit is None else First(dataset, self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)

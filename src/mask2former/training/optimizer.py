@@ -57,8 +57,10 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     ]
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.rate, fused=True)
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, *, fused: bool = True
+) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.rate, fused=fused)
 
 
 def rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,18 +50,20 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     stream = Stream(dataset, config.view, config.model.view, config.seed)
     model = build_model(config)
     criterion = Criterion(config.loss, len(config.model.categories)).to(fabric.device)
-    optimizer = build_optimizer(model, config.optimizer)
+    # Fabric cannot clip the scaled gradients of fp16 for a fused optimiser.
+    optimizer = build_optimizer(model, config.optimizer, fused=config.precision != "16-mixed")
     average = Average(model, config.ema) if config.ema else None
+    wrapped, optimizer = fabric.setup(model, optimizer)  # moves the model to its device
     first = 0
     state = checkpoint.read(folder, config)
     if state is not None:
         first = restore(state, model, optimizer, average)
         console.print(f"resuming at step {first} of {config.steps}")
-    wrapped, optimizer = fabric.setup(model, optimizer)
     if average is not None:
         average.to(fabric.device)
 
-    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    if fabric.is_global_zero:
+        (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
     loader = batches(
         stream,
         batch_size=config.batch_size // fabric.world_size,
@@ -72,7 +75,8 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     )
     figures: dict[str, float] = {}
     progress = progress_bar(console)
-    with open_log(folder / "log.jsonl", first) as log, progress:
+    log_path = folder / "log.jsonl" if fabric.is_global_zero else Path(os.devnull)
+    with open_log(log_path, first) as log, progress:
         bar = progress.add_task("training", total=config.steps, completed=first, note="")
         for step in range(first, config.steps):
             started = time.perf_counter()
@@ -213,7 +217,10 @@ def open_log(path: Path, first: int) -> TextIO:
     kept = []
     if first and path.exists():
         for line in path.read_text().splitlines():
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # a crash tore the last line
+                break
             if entry["step"] < first or (entry["step"] == first and "evaluation" in entry):
                 kept.append(line + "\n")
     path.write_text("".join(kept))

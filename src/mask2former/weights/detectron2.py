@@ -173,6 +173,8 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
+# numpy's function that pickled numbers are made with; its home moved from numpy 1 to 2.
+_scalar = np.float64(0).__reduce__()[0]
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _StateDict,
     ("numpy", "ndarray"): np.ndarray,
@@ -181,7 +183,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
     _ALLOWED[_core + ".multiarray", "_reconstruct"] = _ndarray
-    _ALLOWED[_core + ".multiarray", "scalar"] = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    _ALLOWED[_core + ".multiarray", "scalar"] = _scalar
 
 
 class _Unpickler(pickle.Unpickler):
@@ -201,14 +203,7 @@ def read_pkl(path: Path) -> dict[str, Tensor]:
     """The tensors of a detectron2 `.pkl` ({"model": name -> array}). ValueError if it is none."""
     try:
         content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as e:
+    except Exception as e:  # damaged pickles raise nearly anything
         raise ValueError(f"{path}: not a detectron2 checkpoint: {e}") from None
     return _tensors_of(content, path)
 

@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from PIL import Image
+
+from mask2former import cli
+from mask2former.cli import main
+from mask2former.commands import predict as predicting
+from mask2former.commands.options import Demo, Evaluate, Predict, Preset, Train
+from mask2former.commands.predict import describe
+from mask2former.commands.train import build_config
+from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig, write_coco_panoptic
+from mask2former.modeling.mask2former import Mask2Former
+from mask2former.presets import PRESETS
+from mask2former.presets.compact import compact_model
+from mask2former.segmenter import Segmenter
+from mask2former.structures import (
+    Instances,
+    Panoptic,
+    Segment,
+    Segmentation,
+    Semantic,
+    View,
+)
+
+COMMANDS = {"predict": Predict, "train": Train, "evaluate": Evaluate, "demo": Demo}
+SMALL = ["model.view.shortest_side=64", "view.size=64", "view.crop=[64,64]", "workers=0"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that was trained on nothing."""
+    torch.manual_seed(0)
+    view = View(shortest_side=64, longest_side=128, object_threshold=0.0, overlap_threshold=0.0)
+    folder = tmp_path_factory.mktemp("model")
+    config = compact_model(CATEGORIES, view, queries=4, selected_queries=10)
+    Mask2Former(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes on disk; those of the split val are of two kinds."""
+    folder = tmp_path_factory.mktemp("data")
+    config = ScenesConfig(size=64, min_things=2, max_things=4, max_size=24)
+    for seed, split in enumerate(("train", "val")):
+        write_coco_panoptic(Scenes(length=3, seed=seed, config=config), folder, split)
+    file = folder / "annotations" / "panoptic_val.json"
+    content = json.loads(file.read_text())
+    for image, kind in zip(content["images"], ("dark", "dark", "light"), strict=True):
+        image["exposure"] = kind
+    file.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three good images, of two sizes, and one that was cut off."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (40, 60)), ("b", (40, 60)), ("d", (50, 50))):
+        pixels = rng.integers(0, 255, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes()[:2000])
+    return folder
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+# --- help and errors ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_is_understood(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert f"Example: mask2former {command} " in capsys.readouterr().out
+    documentation = COMMANDS[command].__doc__
+    assert documentation is not None
+    example = documentation.split("Example: mask2former ")[1].splitlines()[0]
+    options = tyro.cli(Predict | Train | Evaluate | Demo, args=shlex.split(example))
+    assert isinstance(options, COMMANDS[command])
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; from mask2former.cli import main\n"
+        "try: main([])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'cv2'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout
+
+
+def test_the_presets_that_the_help_names_exist() -> None:
+    assert set(get_args(Preset)) == set(PRESETS)
+
+
+def test_errors_are_told_without_a_traceback_unless_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MASK2FORMER_TRACEBACK", raising=False)
+    words = ["predict", str(tmp_path)]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}: this folder holds no images")
+    assert "Traceback" not in error
+    assert main([*words, "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("MASK2FORMER_TRACEBACK", "1")
+    assert main(words) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_error_of_a_loading_process_is_told_without_its_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> int:
+        raise ValueError(
+            "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent"
+            ' call last):\n  File "x.py", line 1\nValueError: 1.png: is empty; restore it\n'
+        )
+
+    monkeypatch.setattr(cli, "run", fail)
+    assert main(["train", "--out", "x"]) == 2
+    assert capsys.readouterr().err == "error: 1.png: is empty; restore it\n"
+
+
+def test_an_unknown_model_is_answered_with_the_nearest_name(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("scenes", "nuclei"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.json").touch()
+    monkeypatch.setattr("mask2former.weights.EMBEDDED", tmp_path / "models")
+    assert main(["predict", str(photos), "--model", "nuclie"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'nuclei'?" in error
+    assert "nuclei, scenes" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--device", "nowhere"], "--device nowhere"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--max-detections", "0"], "--max-detections 0"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(
+    photos: Path, model: str, words: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(photos), "--model", model, *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {option}: ")
+
+
+# --- predict --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", ["1", "3"])
+def test_one_bad_file_does_not_stop_the_others(
+    photos: Path,
+    model: str,
+    batch_size: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    words = ["predict", str(photos), "--model", model, "--out", str(out)]
+    assert main([*words, "--batch-size", batch_size]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"failed: {photos / 'c.png'}: ")
+    assert printed.err.count("\n") == 1
+    assert f"{photos / 'a.png'}: " in printed.out
+    assert "3 of 4 images" in printed.out
+    for kind in ("overlays/{}.jpg", "panoptic/{}.png", "semantic/{}.png"):
+        assert all((out / kind.format(name)).exists() for name in "abd")
+        assert not (out / kind.format("c")).exists()
+    assert [Path(image["file_name"]).name for image in read(out / "images.json")] == [
+        *("a.png", "b.png", "d.png"),
+    ]
+    assert len(read(out / "panoptic.json")["annotations"]) == 3
+
+
+def test_a_batch_that_fails_is_tried_image_by_image(
+    photos: Path,
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (photos / "c.png").unlink()
+    whole = Segmenter.segment
+
+    def short_of_memory(self: Segmenter, images: Any, names: Any, tasks: Any) -> Any:
+        if any(image.shape[:2] == (50, 50) for image in images):
+            raise RuntimeError("out of memory")
+        return whole(self, images, names, tasks)
+
+    monkeypatch.setattr(Segmenter, "segment", short_of_memory)
+    out = tmp_path / "out"
+    words = ["predict", str(photos), "--model", model, "--out", str(out), "--batch-size", "3"]
+    assert main(words) == 1
+    assert capsys.readouterr().err == f"failed: {photos / 'd.png'}: out of memory\n"
+    assert len(read(out / "images.json")) == 2
+
+
+def test_tasks_and_the_limit_of_detections(photos: Path, model: str, tmp_path: Path) -> None:
+    words = ["predict", str(photos / "a.png"), "--model", model, "--task", "instance"]
+    assert main([*words, "--out", str(tmp_path / "all")]) == 0
+    assert main([*words, "--out", str(tmp_path / "two"), "--max-detections", "2"]) == 0
+    assert not (tmp_path / "all" / "panoptic.json").exists()
+    assert not (tmp_path / "all" / "semantic").exists()
+    assert len(read(tmp_path / "all" / "instances.json")) > 2
+    assert 1 <= len(read(tmp_path / "two" / "instances.json")) <= 2
+
+
+def test_an_interruption_leaves_whole_files(
+    photos: Path,
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = predicting.read_image
+
+    def interrupted(path: Path) -> Any:
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        return whole(path)
+
+    monkeypatch.setattr(predicting, "read_image", interrupted)
+    out = tmp_path / "out"
+    assert main(["predict", str(photos), "--model", model, "--out", str(out)]) == 130
+    assert "1 of 4 images are done" in capsys.readouterr().err
+    assert len(read(out / "images.json")) == 1
+    assert len(read(out / "panoptic.json")["annotations"]) == 1
+
+
+def test_describe_counts_things_and_measures_stuff() -> None:
+    star, sky = CATEGORIES[3], CATEGORIES[6]
+    ids = torch.tensor([[1, 1, 1, 0], [1, 1, 2, 3]])
+    segments = tuple(
+        Segment(id=id, label=label, category=CATEGORIES[label], score=1.0, area=area)
+        for id, label, area in ((1, 6, 5), (2, 3, 1), (3, 3, 1))
+    )
+    masks = torch.zeros(2, 2, 4, dtype=torch.bool)
+    panoptic = Panoptic(ids=ids, segments=segments, categories=CATEGORIES)
+    instances = Instances(
+        masks=masks,
+        scores=torch.tensor([0.9, 0.2]),
+        labels=torch.tensor([3, 3]),
+        boxes=torch.zeros(2, 4),
+        categories=CATEGORIES,
+    )
+    semantic = Semantic(labels=torch.tensor([[6, 6, 6, 6], [6, 6, 3, 3]]), categories=CATEGORIES)
+    assert (star.name, sky.name) == ("star", "sky")
+    for parts, text in (
+        ({"panoptic": panoptic, "semantic": semantic}, "2 star; sky 62 %"),
+        ({"instances": instances}, "1 star"),
+        ({"semantic": semantic}, "sky 75 %, star 25 %"),
+        ({"instances": instances, "semantic": semantic}, "1 star; sky 75 %"),
+        ({}, "nothing found"),
+    ):
+        assert describe(Segmentation(size=(2, 4), name="", **parts), 0.5) == text
+
+
+# --- evaluate -------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_tables_and_writes_the_figures(
+    data: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--model", model, "--data", str(data), "--group-by", "exposure"]
+    assert main([*words, "--json", str(tmp_path / "new" / "figures.json")]) == 0
+    table = capsys.readouterr().out
+    for word in ("mIoU", "AP50", "PQ_stuff", "dark (2)", "light (1)", "triangle", "water"):
+        assert word in table
+    figures = read(tmp_path / "new" / "figures.json")["figures"]
+    assert {"PQ", "AP", "mIoU", "dark/PQ", "light/mIoU", "IoU/sky"} <= figures.keys()
+    assert f"{figures['pixel_accuracy']:.1f}" in table
+
+
+def test_evaluate_on_drawn_scenes(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--model", model, "--data", "scenes", "--count", "2"]
+    assert main([*words, "--task", "semantic", "--json", str(tmp_path / "1.json")]) == 0
+    assert (
+        main([*words, "--task", "semantic", "--json", str(tmp_path / "2.json"), "--seed", "8"]) == 0
+    )
+    first, second = read(tmp_path / "1.json"), read(tmp_path / "2.json")
+    assert first["images"] == 2
+    assert "mIoU" in first["figures"]
+    assert "PQ" not in first["figures"]
+    assert first["figures"] != second["figures"]
+    assert "PQ" not in capsys.readouterr().out
+
+
+def test_evaluate_names_the_fields_that_images_have(
+    data: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--model", model, "--group-by", "exposition"]
+    assert main([*words, "--data", str(data)]) == 2
+    assert "exposure" in capsys.readouterr().err
+    assert main([*words, "--data", "scenes"]) == 2
+    assert "only data sets in COCO's formats" in capsys.readouterr().err
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+
+def test_train_then_go_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ["train", "--data", str(data), "--out", str(out), "--batch-size", "1"]
+    words += [word for override in SMALL for word in ("--set", override)]
+    assert main([*words, "--steps", "2", "--set", "checkpoint_every=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 steps of 1 images, 11 classes" in printed
+    assert f"weights: {out / 'model'}" in printed
+    assert "last evaluation: PQ" in printed
+    assert main([*words, "--steps", "3"]) == 0
+    assert "resuming at step 2 of 3" in capsys.readouterr().out
+    assert main(["train", "--out", str(out)]) == 0  # by the config in the folder: all is done
+    printed = capsys.readouterr().out
+    assert "resuming at step 3 of 3" in printed
+    assert "last evaluation: PQ" in printed
+    assert Mask2Former.from_pretrained(out / "model").config.categories == CATEGORIES
+    assert main([*words, "--steps", "3", "--rate", "0.5"]) == 2
+    assert "optimizer.rate differ" in capsys.readouterr().err
+
+
+def test_options_change_the_preset(tmp_path: Path, model: str) -> None:
+    options = Train(
+        out=tmp_path,
+        preset="scenes",
+        steps=7,
+        batch_size=3,
+        rate=0.25,
+        seed=5,
+        initial_weights=model,
+        overrides=("optimizer.schedule=poly", "view.crop=[64, 96]", "view.flip=false", "ema=0"),
+    )
+    config = build_config(options)
+    assert (config.steps, config.batch_size, config.seed) == (7, 3, 5)
+    assert (config.optimizer.rate, config.optimizer.schedule) == (0.25, "poly")
+    assert (config.view.crop, config.view.flip, config.ema) == ((64, 96), False, 0.0)
+    assert config.initial_weights == model
+
+
+def test_a_config_file_takes_the_place_of_a_preset(tmp_path: Path, data: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {categories: []}\ndata: {type: FolderData, folder: x}\nsteps: 9\n")
+    options = Train(out=tmp_path / "out", config=file, data=str(data), seed=2)
+    config = build_config(options)
+    assert (config.steps, config.seed) == (9, 2)
+    assert getattr(config.data, "folder", None) == str(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"preset": "scenes", "overrides": ("optimizr.rate=1",)}, "did you mean 'optimizer'"),
+        ({"preset": "scenes", "overrides": ("optimizer.rate=fast",)}, "optimizer.rate: expected"),
+        ({"preset": "scenes", "overrides": ("steps.all=1",)}, "steps has no fields"),
+        ({"preset": "scenes", "overrides": ("steps",)}, "expected KEY=VALUE"),
+        ({"preset": "nuclei"}, "--preset nuclei: give the data set's folder"),
+        ({"preset": "scenes", "config": Path("x.yaml")}, "--preset and --config"),
+        ({}, "nothing to train on"),
+    ],
+)
+def test_faulty_training_options_are_named(
+    tmp_path: Path, fields: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        build_config(Train(out=tmp_path, **fields))
+
+
+def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    with pytest.raises(FileNotFoundError, match=r"mine\.yaml"):
+        build_config(Train(out=tmp_path, config=file))
+    file.write_text("a: [")
+    with pytest.raises(ValueError, match=r"mine\.yaml: not valid YAML"):
+        build_config(Train(out=tmp_path, config=file))
+
+
+def test_the_command_can_be_run_as_a_module() -> None:
+    words = [sys.executable, "-m", "mask2former", "predict"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"}
+    )
+    assert done.returncode == 2
+    assert "no IMAGE is given" in done.stderr
