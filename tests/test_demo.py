@@ -55,7 +55,7 @@ def test_truth_of_a_scene_is_the_perfect_answer() -> None:
 def test_demo_writes_a_page_and_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     view = View(shortest_side=64, longest_side=128)
-    config = compact_model(CATEGORIES, view, queries=4, selected_queries=10)
+    config = compact_model(CATEGORIES, view, queries=4, selected_share=0.1)
     Mask2Former(config).save_pretrained(tmp_path / "model")
     out = tmp_path / "out"
     words = ["demo", "--model", str(tmp_path / "model"), "--out", str(out)]

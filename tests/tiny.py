@@ -61,8 +61,8 @@ def fill(module: nn.Module) -> None:
         if not tensor.is_floating_point():
             continue
         values = wave(tensor.numel(), seed).reshape(tensor.shape)
-        if name.endswith("running_var") or ("norm" in name and name.endswith("weight")):
-            values = 1 + 0.1 * values
+        if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+            values = 1 + 0.1 * values  # of a normalisation
         elif tensor.ndim < 2:
             values = 0.1 * values
         else:

@@ -70,7 +70,9 @@ def demo(options: Demo) -> None:
     seconds = 0.0
     indices = range(len(scenes))
     quiet = not console.is_terminal
-    for index in track(indices, "segmenting scenes", console=console, transient=True, disable=quiet):
+    for index in track(
+        indices, "segmenting scenes", console=console, transient=True, disable=quiet
+    ):
         sample = scenes[index]
         started = time.perf_counter()
         (result,) = segmenter.segment([sample.image], [sample.name], TASKS)

@@ -14,8 +14,6 @@ from mask2former.data.coco import CocoInstances
 from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.detect import find_splits, open_dataset
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-
 
 def write_split(root: Path, *, json_file: str, images: str, pngs: str | None = None) -> None:
     """One image with one object, as a panoptic split if `pngs` is given."""
@@ -118,10 +116,10 @@ def test_missing_image_folder(tmp_path: Path) -> None:
     ("name", "split", "images", "categories"),
     [("nuclei", "val", 48, 2), ("facades", "val", 45, 10), ("coco", "val2017", 100, 133)],
 )
-def test_real_panoptic_splits(name: str, split: str, images: int, categories: int) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"the real images of {name} are not here (../shared/data)")
-    dataset = open_dataset(SHARED / name, split=split, task="panoptic")
+def test_real_panoptic_splits(
+    shared: Path, name: str, split: str, images: int, categories: int
+) -> None:
+    dataset = open_dataset(shared / "data" / name, split=split, task="panoptic")
     assert (len(dataset), len(dataset.categories)) == (images, categories)
     for index in range(5):
         sample = dataset[index]
@@ -137,11 +135,11 @@ def test_real_panoptic_splits(name: str, split: str, images: int, categories: in
 @pytest.mark.parametrize(
     ("name", "split"), [("nuclei", "val"), ("facades", "train"), ("coco", "train2017")]
 )
-def test_real_instances_have_their_areas(name: str, split: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"the real images of {name} are not here (../shared/data)")
-    dataset = open_dataset(SHARED / name, split=split, task="instance")
-    content = json.loads((SHARED / name / f"annotations/instances_{split}.json").read_text())
+def test_real_instances_have_their_areas(shared: Path, name: str, split: str) -> None:
+    dataset = open_dataset(shared / "data" / name, split=split, task="instance")
+    content = json.loads(
+        (shared / "data" / name / f"annotations/instances_{split}.json").read_text()
+    )
     for index in range(5):
         sample = dataset[index]
         areas = [a["area"] for a in content["annotations"] if a["image_id"] == sample.image_id]

@@ -154,7 +154,8 @@ def test_rows_without_foreground_are_opened(folder: str, name: str) -> None:
         assert torch.equal(empty, recording[f"attn_mask.{i}.all_masked_rows"].bool())
         assert allowed[empty].all()
         resets += int(empty.sum())
-    assert resets > 0
+    facts = recording.facts["attention_masks"]
+    assert resets == sum(layer["rows_reset_per_head"] for layer in facts)
 
 
 def test_pth_file_holds_the_same_model_as_the_pkl() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mask2former.modeling.position_encoding import sine_2d, sine_3d
+from mask2former.modeling.position_encoding import Origin, sine_2d, sine_3d
 from mask2former.structures import Prediction
 
 
@@ -34,7 +34,7 @@ class DecoderConfig:
     learnable_queries: bool = True  # else zero, and not supervised before the first layer
     temporal_positions: bool = False  # 3-D position encoding, as the video models have it
     # Beyond the paper, for small models trained from nothing:
-    selected_queries: int = 0  # more queries, made of the image's most object-like stride-8 cells
+    selected_share: float = 0.0  # of the stride-8 cells become queries too: the most object-like
     anchored_masks: bool = False  # their masks begin around their cell; wants `mask_positions`
     position_period: float | None = None  # pixels; see `position_encoding.sine_2d`
 
@@ -186,7 +186,7 @@ class Decoder(nn.Module):
         self.query_positions = nn.Parameter(torch.randn(config.queries, c))
         self.level_embedding = nn.Parameter(torch.randn(len(config.strides), c))
         self.projection = nn.Conv2d(inputs, c, 1) if inputs != c else nn.Identity()
-        if config.selected_queries:
+        if config.selected_share:
             self.selection = nn.Sequential(nn.Linear(c, c), nn.LayerNorm(c))
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.head = PredictionHead(config, classes)
@@ -196,19 +196,20 @@ class Decoder(nn.Module):
         mask_features: Float[Tensor, "B D T h w"],
         scales: list[Float[Tensor, "B C T h w"]],
         clip: bool,
+        origin: Origin = (0, 0),
     ) -> tuple[Prediction, ...]:
-        """`scales` are the maps at strides 32, 16, 8."""
+        """`scales` are the maps at strides 32, 16, 8; `origin` as for the pixel decoder."""
         config = self.config
         assert not config.anchored_masks or config.mask_channels == config.channels
         maps = dict(zip((32, 16, 8), scales, strict=True))
         memories = [
-            self.memory(maps[stride], stride, level)
+            self.memory(maps[stride], stride, level, origin)
             for stride, level in zip(config.strides, self.level_embedding, strict=True)
         ]
         # Resizing commutes with the dot product over channels: the attention masks come from
         # features that are shrunk once, not from ten full-size predictions that are shrunk each.
         shrunk = [resize_frames(mask_features.detach(), maps[s].shape[-2:]) for s in config.strides]
-        x, query_positions = self.queries(maps[8])
+        x, query_positions = self.queries(maps[8], origin)
         anchors = self.anchors(query_positions)
         predictions = []
         if config.learnable_queries:
@@ -224,11 +225,11 @@ class Decoder(nn.Module):
         return tuple(predictions)
 
     def memory(
-        self, x: Float[Tensor, "B C T h w"], stride: int, level: Float[Tensor, "C"]
+        self, x: Float[Tensor, "B C T h w"], stride: int, level: Float[Tensor, "C"], origin: Origin
     ) -> tuple[Float[Tensor, "B S C"], Float[Tensor, "B S C"]]:
         """Keys and values of one scale: positions go to the keys alone."""
         value = tokens_of(self.project(x)) + level
-        return value + self.positions(x, stride), value
+        return value + self.positions(x, stride, origin), value
 
     def project(self, x: Float[Tensor, "B I T h w"]) -> Float[Tensor, "B C T h w"]:
         if isinstance(self.projection, nn.Identity):
@@ -236,19 +237,27 @@ class Decoder(nn.Module):
         frames: Tensor = self.projection(x.transpose(1, 2).flatten(0, 1))
         return frames.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
-    def positions(self, x: Float[Tensor, "B C T h w"], stride: int) -> Float[Tensor, "S C"]:
+    def positions(
+        self, x: Float[Tensor, "B C T h w"], stride: int, origin: Origin
+    ) -> Float[Tensor, "S C"]:
         frames, h, w = x.shape[2:]
-        c = self.config.channels
-        if self.config.temporal_positions:
-            code = sine_3d(frames, h, w, c, device=x.device)
+        config = self.config
+        if config.temporal_positions:
+            code = sine_3d(frames, h, w, config.channels, device=x.device)
             return code.transpose(0, 1).flatten(1).T.to(x.dtype)
-        period = self.config.position_period
-        period = None if period is None else period / stride
-        code = sine_2d(h, w, c, period=period, device=x.device)
+        code = sine_2d(
+            h,
+            w,
+            config.channels,
+            stride=stride,
+            period=config.position_period,
+            origin=origin,
+            device=x.device,
+        )
         return code.flatten(1).T.repeat(frames, 1).to(x.dtype)
 
     def queries(
-        self, finest: Float[Tensor, "B C T h w"]
+        self, finest: Float[Tensor, "B C T h w"], origin: Origin
     ) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C"]]:
         """Features and positions of the queries before the first layer."""
         batch = len(finest)
@@ -257,8 +266,8 @@ class Decoder(nn.Module):
             features = self.query_features.expand(batch, -1, -1)
         else:
             features = torch.zeros_like(positions)
-        if self.config.selected_queries:
-            selected, places = self.select(finest)
+        if self.config.selected_share:
+            selected, places = self.select(finest, origin)
             features = torch.cat((features, selected), 1)
             positions = torch.cat((positions, places), 1)
         return features, positions
@@ -273,20 +282,21 @@ class Decoder(nn.Module):
         return torch.cat((learnt, query_positions[:, self.config.queries :]), 1)
 
     def select(
-        self, finest: Float[Tensor, "B C T h w"]
+        self, finest: Float[Tensor, "B C T h w"], origin: Origin
     ) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C"]]:
         """The stride-8 cells whose features the prediction head takes for an object, best first.
 
         They start where an object is instead of having to learn where to look. The head is trained
         on them by the loss of the first prediction; the choice itself needs no gradient.
         """
-        position = self.positions(finest, 8)
+        position = self.positions(finest, 8, origin)
         # With its place among its features a query can tell its own mask from a twin's beside it.
         tokens: Tensor = self.selection(tokens_of(self.project(finest)) + position)
         with torch.no_grad():
             logits = self.head.class_logits(self.head.norm(tokens)).float()
             score = logits[..., :-1].logsumexp(-1) - logits[..., -1]
-            chosen = score.topk(min(self.config.selected_queries, score.shape[1])).indices
+            count = max(1, round(self.config.selected_share * score.shape[1]))
+            chosen = score.topk(count).indices
         index = chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
         return tokens.gather(1, index), position[chosen]
 

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from mask2former.modeling.backbone import Backbone
 from mask2former.modeling.decoder import Decoder, DecoderConfig
 from mask2former.modeling.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from mask2former.modeling.position_encoding import Origin
 from mask2former.modeling.resnet import ResNet, ResNetConfig
 from mask2former.modeling.swin import Swin, SwinConfig
 from mask2former.structures import Category, Output, View
+
+
+ORIGINS = 32  # steps of 32 pixels that `canvas_origin` chooses from, on either axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +51,25 @@ class Mask2Former(nn.Module):
         is_clip = images.ndim == 5
         clips = images if is_clip else images.unsqueeze(1)
         maps = self.backbone(clips.flatten(0, 1))
+        origin = self.canvas_origin()
         # As in the official code: under autocast the pixel decoder stays in fp32.
         with torch.autocast(images.device.type, enabled=False):
             maps = [x.to(self.pixel_decoder.level_embedding.dtype) for x in maps]
-            mask_features, scales = self.pixel_decoder(maps)
+            mask_features, scales = self.pixel_decoder(maps, origin)
         mask_features, *scales = (
             x.unflatten(0, clips.shape[:2]).transpose(1, 2) for x in (mask_features, *scales)
         )
-        return Output(predictions=self.decoder(mask_features, scales, is_clip))
+        return Output(predictions=self.decoder(mask_features, scales, is_clip, origin))
+
+    def canvas_origin(self) -> Origin:
+        """Where the canvas lies, for absolute positions: in training anywhere on a large one.
+
+        Trained at one corner alone, a model is lost on a canvas larger than its training crops.
+        """
+        if not self.training or self.config.decoder.position_period is None:
+            return (0, 0)
+        y, x = torch.randint(ORIGINS, (2,)).tolist()
+        return (32 * y, 32 * x)
 
     @classmethod
     def from_pretrained(

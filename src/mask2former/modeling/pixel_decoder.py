@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former.modeling.deformable_attention import DeformableAttention, Shapes
-from mask2former.modeling.position_encoding import sine_2d
+from mask2former.modeling.position_encoding import Origin, sine_2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,26 +85,29 @@ class PixelDecoder(nn.Module):
             nn.init.zeros_(projection[0].bias)
 
     def forward(
-        self, maps: list[Float[Tensor, "B C h w"]]
+        self, maps: list[Float[Tensor, "B C h w"]], origin: Origin = (0, 0)
     ) -> tuple[Float[Tensor, "B D h w"], list[Float[Tensor, "B C h w"]]]:
+        """`origin` (y, x; in pixels) is where the canvas lies, for absolute positions."""
         finest, *coarser = maps
         scales = [
             projection(x) for projection, x in zip(self.projections, coarser[::-1], strict=True)
         ]
-        encoded = self.encode(scales)
+        encoded = self.encode(scales, origin)
         up = F.interpolate(encoded[-1], size=finest.shape[-2:], mode="bilinear")
         x = self.lateral_norm(self.lateral(finest)) + up
         features = self.mask_features(F.relu(self.output_norm(self.output(x))))
         if self.config.mask_positions:
-            features = features + self.position(features, stride=4)
+            features = features + self.position(features, 4, origin)
         return features, encoded
 
-    def encode(self, scales: list[Float[Tensor, "B C h w"]]) -> list[Float[Tensor, "B C h w"]]:
+    def encode(
+        self, scales: list[Float[Tensor, "B C h w"]], origin: Origin
+    ) -> list[Float[Tensor, "B C h w"]]:
         """The deformable encoder, over the tokens of all scales at once."""
         shapes = [(x.shape[-2], x.shape[-1]) for x in scales]
         position = torch.cat(
             [
-                self.position(x, stride).flatten(1).T + level
+                self.position(x, stride, origin).flatten(1).T + level
                 for x, stride, level in zip(scales, (32, 16, 8), self.level_embedding, strict=True)
             ]
         )
@@ -117,13 +120,16 @@ class PixelDecoder(nn.Module):
             for level, shape in zip(tokens.split([h * w for h, w in shapes], 1), shapes, strict=True)
         ]
 
-    def position(self, x: Float[Tensor, "B C h w"], stride: int) -> Float[Tensor, "C h w"]:
-        period = self.config.position_period
+    def position(
+        self, x: Float[Tensor, "B C h w"], stride: int, origin: Origin
+    ) -> Float[Tensor, "C h w"]:
         return sine_2d(
             x.shape[-2],
             x.shape[-1],
             x.shape[1],
-            period=None if period is None else period / stride,
+            stride=stride,
+            period=self.config.position_period,
+            origin=origin,
             device=x.device,
         ).to(x.dtype)
 

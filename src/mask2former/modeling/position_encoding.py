@@ -12,20 +12,22 @@ TEMPERATURE = 10000.0
 NEAR_TEMPERATURE = 20.0  # of absolute positions: every wave tells neighbours apart
 
 
+Origin = tuple[int, int]  # (y, x) in pixels
+
+
 def _angles(
-    length: int, features: int, period: float | None, device: torch.device
+    position: Float[Tensor, "length"], features: int, temperature: float
 ) -> Float[Tensor, "length features"]:
-    """Sine and cosine in turn of the positions 1 .. length, at falling frequencies."""
-    position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
-    if period is None:  # the whole axis is one turn of the fastest wave, whatever its length
-        position = position / (length + 1e-6) * (2 * math.pi)
-        temperature = TEMPERATURE
-    else:
-        position = (position - 0.5) / period * (2 * math.pi)
-        temperature = NEAR_TEMPERATURE
-    i = torch.arange(features, dtype=torch.float32, device=device)
-    angles = position[:, None] / temperature ** (2 * (i // 2) / features)
+    """Sine and cosine in turn of the positions (in turns of the fastest wave)."""
+    i = torch.arange(features, dtype=torch.float32, device=position.device)
+    angles = position[:, None] * (2 * math.pi) / temperature ** (2 * (i // 2) / features)
     return torch.stack((angles[:, 0::2].sin(), angles[:, 1::2].cos()), -1).flatten(1)
+
+
+def _relative(length: int, device: torch.device) -> Float[Tensor, "length"]:
+    """1 .. length as shares of the axis: the official counting, with its epsilon."""
+    count = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+    return count / (length + 1e-6)
 
 
 def sine_2d(
@@ -33,16 +35,25 @@ def sine_2d(
     width: int,
     channels: int,
     *,
+    stride: int = 1,
     period: float | None = None,
+    origin: Origin = (0, 0),
     device: torch.device,
 ) -> Float[Tensor, "channels height width"]:
     """DETR's encoding: first half of the channels for y, second for x.
 
-    With `period` (in cells) positions are absolute instead of relative to the map: the fastest
-    wave repeats after that many cells, so that a model sees the same code at every canvas size.
+    With `period` (pixels) positions are absolute instead of shares of the canvas: the fastest wave
+    repeats after so many pixels, so that a model sees the same code at every canvas size. `origin`
+    is where the map (of cells of `stride` pixels) lies on a larger canvas.
     """
-    y = _angles(height, channels // 2, period, device)[:, None, :].expand(-1, width, -1)
-    x = _angles(width, channels // 2, period, device)[None, :, :].expand(height, -1, -1)
+    axes = []
+    for length, start in ((height, origin[0]), (width, origin[1])):
+        if period is None:
+            axes.append(_angles(_relative(length, device), channels // 2, TEMPERATURE))
+        else:
+            centre = (torch.arange(length, device=device) + 0.5) * stride + start
+            axes.append(_angles(centre / period, channels // 2, NEAR_TEMPERATURE))
+    y, x = axes[0][:, None, :].expand(-1, width, -1), axes[1][None, :, :].expand(height, -1, -1)
     return torch.cat((y, x), -1).permute(2, 0, 1)
 
 
@@ -51,5 +62,5 @@ def sine_3d(
 ) -> Float[Tensor, "frames channels height width"]:
     """The video model's encoding: the image's plus one of the frame over all channels."""
     plane = sine_2d(height, width, channels, device=device)
-    time = _angles(frames, channels, None, device)
+    time = _angles(_relative(frames, device), channels, TEMPERATURE)
     return plane + time[:, :, None, None]

@@ -10,7 +10,7 @@ from mask2former.structures import Category, View
 
 
 def compact_model(
-    categories: tuple[Category, ...], view: View, *, queries: int, selected_queries: int
+    categories: tuple[Category, ...], view: View, *, queries: int, selected_share: float
 ) -> Mask2FormerConfig:
     """About 3M parameters.
 
@@ -44,7 +44,7 @@ def compact_model(
             heads=4,
             feedforward=256,
             queries=queries,
-            selected_queries=selected_queries,
+            selected_share=selected_share,
             anchored_masks=True,
             position_period=period,
         ),

@@ -22,7 +22,7 @@ def custom(folder: str) -> TrainConfig:
         overlap_threshold=0.6,
     )
     return TrainConfig(
-        model=compact_model(categories, view, queries=max(8, stuff), selected_queries=100),
+        model=compact_model(categories, view, queries=max(8, stuff), selected_share=0.1),
         data=FolderData(folder=folder),
         view=TrainView(
             size=384,

@@ -23,7 +23,7 @@ def memorise(folder: str) -> TrainConfig:
     )
     categories = open_dataset(folder, "train", task="panoptic").categories
     return TrainConfig(
-        model=compact_model(categories, view, queries=10, selected_queries=40),
+        model=compact_model(categories, view, queries=10, selected_share=0.02),
         data=FolderData(folder=folder, val="train", task="panoptic", limit=8),
         view=TrainView(
             size=256, scale=(1.0, 1.0), fit="shortest_side", crop=(352, 352), flip=False

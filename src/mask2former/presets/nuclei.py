@@ -27,7 +27,7 @@ def nuclei(folder: str) -> TrainConfig:
         overlap_threshold=0.6,
     )
     return TrainConfig(
-        model=compact_model(CATEGORIES, view, queries=4, selected_queries=100),
+        model=compact_model(CATEGORIES, view, queries=4, selected_share=0.1),
         data=FolderData(folder=folder, task="panoptic"),
         view=TrainView(
             size=384,

@@ -20,7 +20,7 @@ def scenes(folder: str = "") -> TrainConfig:
         overlap_threshold=0.6,
     )
     return TrainConfig(
-        model=compact_model(CATEGORIES, view, queries=8, selected_queries=60),
+        model=compact_model(CATEGORIES, view, queries=8, selected_share=0.06),
         data=FolderData(folder=folder, task="panoptic") if folder else ScenesData(),
         view=TrainView(
             size=256, scale=(0.8, 1.25), fit="shortest_side", crop=(256, 256), flip=True

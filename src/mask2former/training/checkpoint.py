@@ -30,7 +30,12 @@ def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     path = folder / NAME
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises many kinds; each means the same here
+        raise ValueError(
+            f"{path}: cannot be read ({type(e).__name__}); remove it to train from the start"
+        ) from None
     changed = differences(json.loads(state.pop("config")), to_dict(config))
     # Longer, or looked at more often, it is the same training.
     changed = [key for key in changed if key not in FREE]

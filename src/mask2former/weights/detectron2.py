@@ -136,10 +136,11 @@ def convert(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     """Official tensors under our `names`; those that have no place here keep their own name, so
     that loading can list them."""
     static = "sem_seg_head.predictor.static_query.weight"  # the published image checkpoints
+    wanted = {official_name(name) for name in names}
     tensors = {
         "sem_seg_head.predictor.query_feat.weight" if name == static else name: tensor
         for name, tensor in tensors.items()
-        if not _SURPLUS.fullmatch(name)
+        if name in wanted or not _SURPLUS.fullmatch(name)
     }
     ours = {}
     for name in names:
@@ -157,6 +158,11 @@ def _ndarray(subtype: Any, shape: tuple[int, ...], kind: bytes) -> Any:
     if subtype is not np.ndarray:
         raise pickle.UnpicklingError("an array of another class than numpy's own")
     return np.empty(shape, dtype=kind)
+
+
+def _from_buffer(buffer: bytes, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:
+    """What protocol 5 makes arrays with."""
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
 class _StateDict(dict[str, Any]):
@@ -184,6 +190,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
     _ALLOWED[_core + ".multiarray", "_reconstruct"] = _ndarray
     _ALLOWED[_core + ".multiarray", "scalar"] = _scalar
+    _ALLOWED[_core + ".numeric", "_frombuffer"] = _from_buffer
 
 
 class _Unpickler(pickle.Unpickler):
@@ -280,12 +287,14 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> Mask2FormerConfig:
                 instances_of_things_only=test["PANOPTIC_ON"],
             ),
         )
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ValueError(f"{path}: not valid YAML: {e}") from None
-    except (KeyError, TypeError) as e:
+    except KeyError as e:
         raise ValueError(
             f"{path}: not a detectron2 config of a Mask2Former: key {e} is missing"
         ) from None
+    except TypeError as e:
+        raise ValueError(f"{path}: not a detectron2 config of a Mask2Former: {e}") from None
 
 
 def _single(value: int | list[int]) -> int:

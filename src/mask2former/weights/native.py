@@ -41,7 +41,7 @@ def read_config(path: Path) -> Mask2FormerConfig:
     """The model that a `config.json` of ours describes. ValueError names file and key."""
     try:
         tree = json.loads(path.read_text())
-    except json.JSONDecodeError as e:
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path}: not valid JSON: {e}") from None
     return from_dict(Mask2FormerConfig, tree, str(path))
 

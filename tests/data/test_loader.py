@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from mask2former.data.loader import Example, Stream, batches, collate
+from mask2former.data.transforms import TrainView
+from mask2former.masks import IdMapMasks
+from mask2former.structures import Batch, Category, Sample, Targets, View
+
+VIEW = TrainView(size=40, scale=(0.5, 1.5), crop=(40, 40), color=True, ignore_void=True)
+
+
+class Squares:
+    """Seven images of one square each, its place and grey level saying which."""
+
+    categories: tuple[Category, ...] = tiny.categories(7)
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> Sample:
+        ids = np.zeros((40, 48), np.int32)
+        ids[10:30, 2 + 3 * index : 22 + 3 * index] = 1
+        image = np.repeat((ids * (20 * index + 100)).astype(np.uint8)[..., None], 3, -1)
+        return Sample(
+            image=image,
+            labels=np.array([index]),
+            masks=IdMapMasks(ids, [1]),
+            is_crowd=np.array([False]),
+            image_id=index,
+            name=f"square {index}",
+        )
+
+
+class Nothing(Squares):
+    def __len__(self) -> int:
+        return 0
+
+
+def stream(seed: int = 0, view: TrainView = VIEW) -> Stream:
+    return Stream(Squares(), view, View(mean=(0.0, 0.0, 0.0), std=(255.0,) * 3), seed)
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return (
+        a.names == b.names
+        and torch.equal(a.images, b.images)
+        and all(
+            torch.equal(x.labels, y.labels)
+            and torch.equal(x.masks, y.masks)
+            and x.ignore is not None
+            and y.ignore is not None
+            and torch.equal(x.ignore, y.ignore)
+            for x, y in zip(a.targets, b.targets, strict=True)
+        )
+    )
+
+
+def run(seed: int = 0, *, first: int = 0, last: int = 6, workers: int = 0) -> list[Batch]:
+    return list(batches(stream(seed), batch_size=3, first=first, last=last, workers=workers))
+
+
+def test_a_view_depends_on_seed_and_number_alone() -> None:
+    one, other = stream(), stream()
+    forward = [one[t] for t in range(20)]
+    backward = [other[t] for t in reversed(range(20))][::-1]
+    for a, b in zip(forward, backward, strict=True):
+        assert a.name == b.name
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.targets.masks, b.targets.masks)
+    different = [stream(1)[t].image for t in range(20)]
+    assert not all(torch.equal(a.image, x) for a, x in zip(forward, different, strict=True))
+
+
+def test_every_pass_shows_every_image_once_in_an_order_of_its_own() -> None:
+    names = [stream()[t].name for t in range(28)]
+    passes = [names[i : i + 7] for i in range(0, 28, 7)]
+    assert all(sorted(p) == [f"square {i}" for i in range(7)] for p in passes)
+    assert len({tuple(p) for p in passes}) > 1
+    again = names.index("square 0", 7)
+    assert not torch.equal(stream()[names.index("square 0")].image, stream()[again].image)
+
+
+def test_resumed_stream_goes_on_where_it_stopped() -> None:
+    whole, rest = run(), run(first=4)
+    assert len(whole) == 6
+    assert len(rest) == 2
+    assert all(equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
+    assert not equal(whole[0], rest[0])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_number_of_workers_changes_nothing(workers: int) -> None:
+    assert all(equal(a, b) for a, b in zip(run(), run(workers=workers), strict=True))
+
+
+def test_ranks_share_what_one_would_see() -> None:
+    whole = [name for batch in run() for name in batch.names]
+    shares = [
+        list(batches(stream(), batch_size=1, first=0, last=6, workers=0, rank=r, ranks=3))
+        for r in range(3)
+    ]
+    together = [shares[r][step].names[0] for step in range(6) for r in range(3)]
+    assert together == whole
+
+
+def test_images_are_normalised_as_for_the_test_view() -> None:
+    view = TrainView(size=48, scale=(1.0, 1.0), crop=(40, 48), flip=False)
+    shown = Stream(Squares(), view, View(mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 5.0)), 0)[0]
+    level = Squares()[int(shown.name.split()[1])].image.max()
+    mask = shown.targets.masks[0, 0]
+    for channel, (mean, std) in enumerate([(10, 2), (20, 4), (30, 5)]):
+        assert shown.image[channel][mask].unique().item() == pytest.approx((level - mean) / std)
+        assert shown.image[channel][~mask].unique().item() == pytest.approx(-mean / std)
+
+
+def test_no_warning_while_loading() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(last=2)
+
+
+def example(height: int, width: int, objects: int, ignore: bool = True) -> Example:
+    targets = Targets(
+        labels=torch.arange(objects),
+        masks=torch.ones(objects, 1, height, width, dtype=torch.bool),
+        ignore=torch.ones(1, height, width, dtype=torch.bool) if ignore else None,
+    )
+    return Example(image=torch.ones(3, height, width), targets=targets, name=f"{height}x{width}")
+
+
+def test_batch_is_padded_to_the_largest_rounded_up() -> None:
+    batch = collate([example(33, 20, 2), example(10, 65, 0), example(64, 64, 1, False)], 32)
+    assert batch.images.shape == (3, 3, 64, 96)
+    assert batch.names == ("33x20", "10x65", "64x64")
+    for i, (height, width, objects) in enumerate([(33, 20, 2), (10, 65, 0), (64, 64, 1)]):
+        assert batch.images[i].sum() == 3 * height * width
+        assert batch.images[i, :, :height, :width].all()
+        masks = batch.targets[i].masks
+        assert masks.shape == (objects, 1, 64, 96)
+        assert masks.sum() == objects * height * width
+        assert masks[..., :height, :width].all()
+    assert batch.targets[0].ignore is not None
+    assert batch.targets[0].ignore.shape == (1, 64, 96)
+    assert batch.targets[0].ignore.sum() == 33 * 20
+    assert batch.targets[2].ignore is None
+
+
+def test_batch_that_fits_is_not_padded() -> None:
+    assert collate([example(64, 96, 1)], 32).images.shape == (1, 3, 64, 96)
+
+
+def test_data_set_without_images() -> None:
+    with pytest.raises(ValueError, match="holds no image"):
+        Stream(Nothing(), VIEW, View(), 0)
+
+
+def test_many_steps_are_not_listed_beforehand() -> None:
+    first = next(batches(stream(), batch_size=2, first=10**12, last=10**13, workers=0))
+    assert len(first.names) == 2

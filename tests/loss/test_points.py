@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import torch
+
+import tiny
+from mask2former.loss.points import sample_maps, sample_masks, uncertain_points
+
+
+def test_a_cell_is_read_at_its_centre() -> None:
+    maps = torch.arange(12.0).view(1, 1, 3, 4)
+    points = torch.tensor([[[(x + 0.5) / 4, (y + 0.5) / 3] for y in range(3) for x in range(4)]])
+    torch.testing.assert_close(sample_maps(maps, points)[0, 0], torch.arange(12.0))
+    between = torch.tensor([[[0.25, 0.5]]])
+    torch.testing.assert_close(sample_maps(maps, between), torch.tensor([[[4.5]]]))
+
+
+def test_outside_is_zero() -> None:
+    maps = torch.ones(1, 1, 2, 2)
+    corner = sample_maps(maps, torch.tensor([[[0.0, 0.0], [2.0, 2.0]]]))
+    torch.testing.assert_close(corner, torch.tensor([[[0.25, 0.0]]]))
+
+
+def test_masks_are_read_as_maps_of_ones_are() -> None:
+    masks = tiny.discs([(10, 10, 8), (60, 30, 20), (90, 60, 30)])[:, 0]
+    own = torch.rand(3, 200, 2, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    expected = sample_maps(masks.float().unsqueeze(1), own).squeeze(1)
+    torch.testing.assert_close(sample_masks(masks, own), expected, atol=1e-5, rtol=0)
+    shared = own[:1]
+    expected = sample_maps(masks.float().unsqueeze(1), shared.expand(3, -1, -1)).squeeze(1)
+    torch.testing.assert_close(sample_masks(masks, shared), expected, atol=1e-5, rtol=0)
+    assert sample_masks(masks[:0], shared).shape == (0, 200)
+
+
+def test_most_points_lie_where_a_map_is_uncertain() -> None:
+    """A map that changes its sign in one column: three quarters of the points gather there."""
+    ramp = torch.linspace(-8, 8, 64).expand(2, 64, 64).contiguous()
+    torch.manual_seed(0)
+    points = uncertain_points(ramp, 400, 3.0, 0.75)
+    assert points.shape == (2, 400, 2)
+    assert (points >= 0).all()
+    assert (points < 1).all()
+    distance = (points[..., 0] - 0.5).abs()
+    chosen, uniform = distance[:, :300], distance[:, 300:]
+    assert chosen.max() < 0.2
+    assert uniform.max() > 0.4
+    assert not torch.equal(points[0], points[1])
+
+
+def test_points_carry_no_gradient() -> None:
+    maps = torch.zeros(1, 4, 4, requires_grad=True)
+    assert not uncertain_points(maps, 8, 3.0, 0.75).requires_grad

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from mask2former.modeling.deformable_attention import (
+    DeformableAttention,
+    sample,
+    sample_reference,
+    scatter_rows,
+)
+
+SHAPES = [(2, 3), (4, 6), (7, 11)]
+TOKENS = sum(h * w for h, w in SHAPES)
+HEADS, POINTS, WIDTH = 4, 3, 5
+
+
+def inputs(
+    batch: int, queries: int, seed: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, locations (some of them outside the maps) and weights."""
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randn(batch, TOKENS, HEADS, WIDTH, generator=generator)
+    levels = len(SHAPES)
+    places = torch.rand(batch, queries, HEADS, levels, POINTS, 2, generator=generator)
+    weights = torch.randn(batch, queries, HEADS, levels * POINTS, generator=generator).softmax(-1)
+    weights = weights.view(batch, queries, HEADS, levels, POINTS)
+    made = value.to(dtype), (places * 1.6 - 0.3).to(dtype), weights.to(dtype)
+    return made[0].requires_grad_(), made[1].requires_grad_(), made[2].requires_grad_()
+
+
+@pytest.mark.parametrize(("batch", "queries"), [(1, 1), (2, 13), (3, TOKENS)])
+def test_fast_path_equals_the_plain_one(batch: int, queries: int) -> None:
+    results = []
+    for function in (sample, sample_reference):
+        value, locations, weights = inputs(batch, queries, seed=batch)
+        out = function(value, SHAPES, locations, weights)
+        out.backward(torch.linspace(-1, 1, out.numel()).view_as(out))
+        results.append((out.detach(), value.grad, locations.grad, weights.grad))
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_far_outside_is_zero() -> None:
+    value, locations, weights = inputs(1, 4, seed=0)
+    far = (locations.detach() + 50).requires_grad_()
+    out = sample(value, SHAPES, far, weights)
+    assert not out.any()
+    out.sum().backward()
+    assert value.grad is not None
+    assert not value.grad.any()
+
+
+def test_corners_of_a_map_are_read_where_they_are() -> None:
+    """One head, one level: a point on a cell's centre reads that cell."""
+    value = torch.arange(6.0).view(1, 6, 1, 1)
+    centres = torch.tensor([[x / 3 + 1 / 6, y / 2 + 1 / 4] for y in range(2) for x in range(3)])
+    out = sample(value, [(2, 3)], centres.view(1, 6, 1, 1, 1, 2), torch.ones(1, 6, 1, 1, 1))
+    torch.testing.assert_close(out.flatten(), torch.arange(6.0))
+
+
+def test_gradients_in_double_precision() -> None:
+    value, locations, weights = inputs(2, 3, seed=1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda v, x, w: sample(v, SHAPES, x, w), (value, locations, weights), fast_mode=True
+    )
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_backward_gives_the_same_bits_twice() -> None:
+    gradients = []
+    for _ in range(2):
+        value, locations, weights = inputs(2, 400, seed=2)
+        sample(value, SHAPES, locations, weights).square().sum().backward()
+        gradients.append((value.grad, locations.grad, weights.grad))
+    for first, second in zip(*gradients, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_rows_are_scattered_in_every_precision() -> None:
+    gradient = torch.tensor([[1.0, 2.0], [10.0, 20.0]])
+    rows = torch.tensor([[0, 2], [2, 2]], dtype=torch.int32)
+    weights = torch.tensor([[1.0, 0.5], [0.25, 0.25]])
+    expected = torch.tensor([[1.0, 2.0], [0.0, 0.0], [5.5, 11.0], [0.0, 0.0]])
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        out = scatter_rows(gradient.to(dtype), rows, weights.to(dtype), 4)
+        assert out.dtype == dtype
+        torch.testing.assert_close(out.float(), expected)
+
+
+def test_module_starts_with_points_around_the_query() -> None:
+    """Equal weights and a value of one everywhere inside: the mean over the points that are."""
+    attention = DeformableAttention(8, 1, 4, 2)
+    with torch.no_grad():
+        attention.value.weight.zero_()
+        attention.value.bias.fill_(1.0)
+        attention.output.weight.copy_(torch.eye(8))
+    tokens = torch.zeros(1, 49, 8)
+    centre = torch.full((49, 2), 0.5)
+    out = attention(tokens, tokens, centre, [(7, 7)])
+    torch.testing.assert_close(out, torch.ones(1, 49, 8))
+
+
+def test_module_places_points_in_fp32_in_every_precision() -> None:
+    """Near the end of a row of 300 cells bf16 knows no place more exactly than to a cell."""
+    attention = DeformableAttention(32, 1, 4, 4)
+    shapes = [(1, 300)]
+    x = (torch.arange(300) + 0.5) / 300
+    reference = torch.stack((x, torch.full((300,), 0.5)), -1)
+    signs = tiny.wave(300, 1.0).sign().view(1, 300, 1).expand(1, 300, 32)
+    with torch.no_grad():
+        attention.value.weight.copy_(torch.eye(32))
+        attention.output.weight.copy_(torch.eye(32))
+        attention.offsets.bias.zero_()  # every point on its own cell's centre
+        out = attention.bfloat16()(signs.bfloat16(), signs.bfloat16(), reference, shapes)
+    torch.testing.assert_close(out.float(), signs, rtol=0, atol=0.02)
