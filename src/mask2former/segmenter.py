@@ -60,29 +60,32 @@ class Segmenter:
 
     @overload
     def __call__(
-        self, images: ImageLike, task: Task | Collection[Task] | None = None
-    ) -> Segmentation: ...
+        self,
+        images: list[ImageLike] | tuple[ImageLike, ...],
+        task: Task | Collection[Task] | None = None,
+    ) -> list[Segmentation]: ...
 
     @overload
     def __call__(
-        self, images: Sequence[ImageLike], task: Task | Collection[Task] | None = None
-    ) -> list[Segmentation]: ...
+        self, images: ImageLike, task: Task | Collection[Task] | None = None
+    ) -> Segmentation: ...
 
     def __call__(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
         task: Task | Collection[Task] | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or a list of images of any sizes.
 
-        Arrays and tensors are [H, W], [H, W, 3] or [3, H, W]: uint8, uint16 or float in [0, 1].
+        Arrays are [H, W] or [H, W, 3], tensors may be [3, H, W] too; they hold uint8, uint16 or
+        float in [0, 1].
         `task` is "panoptic", "instance", "semantic", several of them, or None for all three; one
         forward pass serves them all. Results lie on the CPU and have each image's own size.
         ValueError or FileNotFoundError name the image that cannot be read.
         """
-        if isinstance(images, str | Path | np.ndarray | Image.Image | Tensor):
-            return next(self.stream([images], task))
-        return list(self.stream(images, task))
+        if isinstance(images, list | tuple):
+            return list(self.stream(images, task))
+        return next(self.stream([images], task))
 
     def stream(
         self,
@@ -101,7 +104,10 @@ class Segmenter:
 
     @torch.inference_mode()
     def segment(
-        self, images: Sequence[UInt8[np.ndarray, "H W 3"]], names: Sequence[str], tasks: Sequence[Task]
+        self,
+        images: Sequence[UInt8[np.ndarray, "H W 3"]],
+        names: Sequence[str],
+        tasks: Sequence[Task],
     ) -> list[Segmentation]:
         """One batch: prepare, one forward pass, and each image's results at its own size."""
         prepared = [self.prepare(image) for image in images]
@@ -138,7 +144,8 @@ class Segmenter:
         if view.contrast_percentiles is not None:
             image = stretch_contrast(image, view.contrast_percentiles)
         size = shortest_side_size(image.shape[:2], view.shortest_side, view.longest_side)
-        return normalize(resize_image(image, size), view.mean, view.std)
+        prepared: Tensor = normalize(resize_image(image, size), view.mean, view.std)
+        return prepared
 
     def canvas(self, sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
         """The largest height and width, rounded up to the view's divisor."""

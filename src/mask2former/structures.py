@@ -8,7 +8,7 @@ uses for its categories appear only where files are read or written.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -84,13 +84,13 @@ class Targets:
 
     labels: Int64[Tensor, "N"]
     masks: Bool[Tensor, "N T H W"]
-    ignore: Bool[Tensor, "T H W"] | None = None  # void and crowd pixels, if the loss shall skip them
+    ignore: Bool[Tensor, "T H W"] | None = (
+        None  # void and crowd pixels, if the loss shall skip them
+    )
 
     def to(self, device: torch.device) -> Targets:
         ignore = None if self.ignore is None else self.ignore.to(device)
-        return Targets(
-            labels=self.labels.to(device), masks=self.masks.to(device), ignore=ignore
-        )
+        return Targets(labels=self.labels.to(device), masks=self.masks.to(device), ignore=ignore)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ class Instances:
 
 @dataclass(frozen=True, kw_only=True)
 class Semantic:
-    """One label a pixel; `scores` holds each class's (unnormalised) score where it was asked for."""
+    """One label a pixel; `scores` holds each class's (unnormalised) score if it was asked for."""
 
     labels: Int64[Tensor, "H W"]
     categories: tuple[Category, ...] = field(repr=False)
@@ -236,7 +236,8 @@ Result = TypeVar("Result", Panoptic, Instances, Semantic)
 
 
 def _moved(result: Result, device: str | torch.device) -> Result:
-    tensors = {f.name: getattr(result, f.name) for f in fields(result)}
-    return replace(
-        result, **{k: v.to(device) for k, v in tensors.items() if isinstance(v, Tensor)}
-    )
+    values = {f.name: getattr(result, f.name) for f in fields(result)}
+    moved: dict[str, Any] = {
+        name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
+    }
+    return replace(result, **moved)

@@ -190,7 +190,7 @@ def _photograph(
     contrast = rng.uniform(0.85, 1.1)
     light *= contrast
     image *= cv2.merge([light * rng.uniform(0.94, 1.06) for _ in range(3)])
-    image = cv2.GaussianBlur(image, (5, 5), rng.uniform(0.3, 0.8))
+    image = np.asarray(cv2.GaussianBlur(image, (5, 5), rng.uniform(0.3, 0.8)), np.float32)
     image += 0.5 * (1 - contrast)  # about mid-grey
     # The difference of two bytes is near enough to normal and far cheaper; its deviation is 104.5.
     first, second = rng.integers(0, 256, (2, *image.shape), dtype=np.uint8)

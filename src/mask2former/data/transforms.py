@@ -144,7 +144,7 @@ def distort_color(
         hsv = cv2.cvtColor(x / 255, cv2.COLOR_RGB2HSV)
         hsv[..., 0] = (hsv[..., 0] + 2 * hue) % 360
         hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 1)
-        x = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255
+        x = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32) * 255
     if not contrast_first and rng.random() < 0.5:
         x = x * rng.uniform(0.5, 1.5)
     return np.clip(x, 0, 255).astype(np.uint8)

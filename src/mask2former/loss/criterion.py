@@ -66,8 +66,8 @@ class Criterion(nn.Module):
         normaliser = self.object_count(targets)
         coverage = None
         if "masks" in (self.config.matching_on, self.config.loss_on):
-            size = output.predictions[-1].mask_features.shape[-2:]
-            coverage = tuple(Coverage.of(target, size) for target in targets)
+            height, width = output.predictions[-1].mask_features.shape[-2:]
+            coverage = tuple(Coverage.of(target, (height, width)) for target in targets)
         last = len(output.predictions) - 1
         features = output.predictions[-1].mask_features.float()  # one map serves all predictions
         terms: dict[int, tuple[Tensor, Tensor, Tensor]] = {}

@@ -118,12 +118,12 @@ class Coverage:
     valid: Bool[Tensor, "T h w"] | None  # False where void and crowd pixels are left out
 
     @classmethod
-    def of(cls, target: Targets, size: torch.Size) -> Coverage:
+    def of(cls, target: Targets, size: tuple[int, int]) -> Coverage:
         """Average the masks over the cells of a map of `size` (h, w)."""
         valid = None
         if target.ignore is not None:
-            valid = F.adaptive_avg_pool2d(target.ignore.float(), tuple(size)) < 0.5
-        return cls(truth=F.adaptive_avg_pool2d(target.masks.float(), tuple(size)), valid=valid)
+            valid = F.adaptive_avg_pool2d(target.ignore.float(), size) < 0.5
+        return cls(truth=F.adaptive_avg_pool2d(target.masks.float(), size), valid=valid)
 
 
 def cross_entropy_cost(

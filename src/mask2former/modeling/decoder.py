@@ -19,7 +19,7 @@ from mask2former.structures import Prediction
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Every choice that the paper ablates in the decoder is one field; the default is the paper's."""
+    """Every choice that the paper ablates in the decoder is one field; defaults are the paper's."""
 
     channels: int = 256
     mask_channels: int = 256
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         allowed: Bool[Tensor, "B Q S"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
         """`x` is what the result is added to; a query attends to the keys it is `allowed`."""
-        projected = [
+        q, k, v = (
             F.linear(source, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for source, weight, bias in zip(
                 (query, key, value),
@@ -71,9 +71,11 @@ class Attention(nn.Module):
                 self.in_proj_bias.chunk(3),
                 strict=True,
             )
-        ]
+        )
         out = F.scaled_dot_product_attention(
-            *projected,
+            q,
+            k,
+            v,
             attn_mask=None if allowed is None else allowed.unsqueeze(1),
             dropout_p=self.dropout.p if self.training else 0.0,
         )
@@ -143,7 +145,11 @@ class PredictionHead(nn.Module):
         self.norm = nn.LayerNorm(c)
         self.class_logits = nn.Linear(c, classes + 1)
         self.mask_embedding = nn.Sequential(
-            nn.Linear(c, c), nn.ReLU(), nn.Linear(c, c), nn.ReLU(), nn.Linear(c, config.mask_channels)
+            nn.Linear(c, c),
+            nn.ReLU(),
+            nn.Linear(c, c),
+            nn.ReLU(),
+            nn.Linear(c, config.mask_channels),
         )
         if config.anchored_masks:
             self.anchoring = nn.Linear(c, 1)
@@ -218,7 +224,9 @@ class Decoder(nn.Module):
             key, value = memories[i % len(memories)]
             allowed = None
             if config.masked_attention:
-                prediction = predictions[-1] if predictions else self.head(x, anchors, mask_features, clip)
+                prediction = (
+                    predictions[-1] if predictions else self.head(x, anchors, mask_features, clip)
+                )
                 allowed = attention_mask(prediction.mask_embeddings, shrunk[i % len(memories)])
             x = layer(x, query_positions, key, value, allowed)
             predictions.append(self.head(x, anchors, mask_features, clip))
@@ -235,7 +243,7 @@ class Decoder(nn.Module):
         if isinstance(self.projection, nn.Identity):
             return x
         frames: Tensor = self.projection(x.transpose(1, 2).flatten(0, 1))
-        return frames.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+        return to_clips(frames, x.shape[0])
 
     def positions(
         self, x: Float[Tensor, "B C T h w"], stride: int, origin: Origin
@@ -272,9 +280,7 @@ class Decoder(nn.Module):
             positions = torch.cat((positions, places), 1)
         return features, positions
 
-    def anchors(
-        self, query_positions: Float[Tensor, "B Q C"]
-    ) -> Float[Tensor, "B Q D"] | None:
+    def anchors(self, query_positions: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q D"] | None:
         """The cells' positions of the selected queries, nothing for the learnt ones."""
         if not self.config.anchored_masks:
             return None
@@ -309,7 +315,12 @@ def resize_frames(x: Float[Tensor, "B C T h w"], size: torch.Size) -> Float[Tens
     """Bilinear, without antialiasing, frame by frame."""
     frames = x.transpose(1, 2).flatten(0, 1)
     resized = F.interpolate(frames, size=tuple(size), mode="bilinear", align_corners=False)
-    return resized.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+    return to_clips(resized, x.shape[0])
+
+
+def to_clips(frames: Float[Tensor, "BT C h w"], batch: int) -> Float[Tensor, "B C T h w"]:
+    clips: Tensor = frames.unflatten(0, (batch, -1))
+    return clips.transpose(1, 2)
 
 
 @torch.no_grad()

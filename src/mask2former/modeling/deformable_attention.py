@@ -32,7 +32,7 @@ def sample_reference(
     [0, 1] of each level; outside there are zeros.
     """
     batch, queries, heads, levels, points, _ = locations.shape
-    sampled = []
+    sampled: list[Tensor] = []
     for level, (h, w) in zip(value.split([h * w for h, w in shapes], 1), shapes, strict=True):
         maps = level.permute(0, 2, 3, 1).reshape(batch * heads, -1, h, w)
         grid = 2 * locations[:, :, :, len(sampled)].transpose(1, 2).flatten(0, 1) - 1
@@ -58,7 +58,9 @@ def sample(
     bags = batch * queries * heads
     mixed = (corner_weights * weights.unsqueeze(-1)).reshape(bags, -1)
     table = value.reshape(-1, width)
-    out: Tensor = WeightedBags.apply(table, rows.view(bags, -1), mixed.to(value.dtype))
+    out: Tensor = WeightedBags.apply(  # type: ignore[no-untyped-call]
+        table, rows.view(bags, -1), mixed.to(value.dtype)
+    )
     return out.view(batch, queries, heads * width)
 
 
@@ -186,7 +188,7 @@ class DeformableAttention(nn.Module):
 
         `reference` is the place (x, y) of each query in [0, 1]; offsets are in cells of each level.
         """
-        batch, length, channels = tokens.shape
+        batch, length, _ = tokens.shape
         value = self.value(tokens).view(batch, length, self.heads, -1)
         # Places are fp32 in every precision: in bf16 a map of 300 cells has no half cells.
         offsets = self.offsets(query).float()

@@ -17,7 +17,6 @@ from mask2former.modeling.resnet import ResNet, ResNetConfig
 from mask2former.modeling.swin import Swin, SwinConfig
 from mask2former.structures import Category, Output, View
 
-
 ORIGINS = 32  # steps of 32 pixels that `canvas_origin` chooses from, on either axis
 
 

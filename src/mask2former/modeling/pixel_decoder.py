@@ -69,7 +69,7 @@ class PixelDecoder(nn.Module):
         self.config = config
         c = config.channels
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, c, 1), nn.GroupNorm(32, c)) for i in inputs[:0:-1]
+            nn.Sequential(projection(i, c), nn.GroupNorm(32, c)) for i in inputs[:0:-1]
         )
         self.level_embedding = nn.Parameter(torch.randn(3, c))
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
@@ -80,18 +80,13 @@ class PixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(c, mask_channels, 1)
         for conv in (self.lateral, self.output, self.mask_features):
             nn.init.kaiming_uniform_(conv.weight, a=1)
-        for projection in self.projections:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
 
     def forward(
         self, maps: list[Float[Tensor, "B C h w"]], origin: Origin = (0, 0)
     ) -> tuple[Float[Tensor, "B D h w"], list[Float[Tensor, "B C h w"]]]:
         """`origin` (y, x; in pixels) is where the canvas lies, for absolute positions."""
         finest, *coarser = maps
-        scales = [
-            projection(x) for projection, x in zip(self.projections, coarser[::-1], strict=True)
-        ]
+        scales = [project(x) for project, x in zip(self.projections, coarser[::-1], strict=True)]
         encoded = self.encode(scales, origin)
         up = F.interpolate(encoded[-1], size=finest.shape[-2:], mode="bilinear")
         x = self.lateral_norm(self.lateral(finest)) + up
@@ -117,7 +112,9 @@ class PixelDecoder(nn.Module):
             tokens = layer(tokens, position, reference, shapes)
         return [
             level.transpose(1, 2).unflatten(2, shape)
-            for level, shape in zip(tokens.split([h * w for h, w in shapes], 1), shapes, strict=True)
+            for level, shape in zip(
+                tokens.split([h * w for h, w in shapes], 1), shapes, strict=True
+            )
         ]
 
     def position(
@@ -132,6 +129,14 @@ class PixelDecoder(nn.Module):
             origin=origin,
             device=x.device,
         ).to(x.dtype)
+
+
+def projection(inputs: int, outputs: int) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, 1)
+    nn.init.xavier_uniform_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
 
 
 def cell_centres(height: int, width: int, device: torch.device) -> Float[Tensor, "S 2"]:

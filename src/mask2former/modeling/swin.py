@@ -58,7 +58,9 @@ def relative_position_index(window: int) -> Int64[Tensor, "N N"]:
     return dy * (2 * window - 1) + dx
 
 
-def shift_mask(height: int, width: int, window: int, device: torch.device) -> Bool[Tensor, "nW N N"]:
+def shift_mask(
+    height: int, width: int, window: int, device: torch.device
+) -> Bool[Tensor, "nW N N"]:
     """True where two tokens of a shifted window do not come from one neighbourhood."""
     shift = window // 2
 
@@ -137,7 +139,8 @@ class SwinBlock(nn.Module):
         self, x: Float[Tensor, "B H W C"], mask: Bool[Tensor, "nW N N"]
     ) -> Float[Tensor, "B H W C"]:
         x = x + self.drop_path(self.attend(self.norm1(x), mask))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
 
     def attend(
         self, x: Float[Tensor, "B H W C"], mask: Bool[Tensor, "nW N N"]
@@ -223,6 +226,7 @@ class Swin(Backbone):
         x = self.patch_norm(x.permute(0, 2, 3, 1))
         maps = []
         for i, stage in enumerate(self.stages):
+            assert isinstance(stage, SwinStage)
             if i > 0:
                 x = self.merges[i - 1](x)
             x = stage(x)

@@ -1,4 +1,4 @@
-"""A model small enough to be trained from nothing on a CPU; the embedded models are of this kind."""
+"""A model small enough to be trained from nothing on a CPU: the kind that is embedded."""
 
 from __future__ import annotations
 

@@ -18,9 +18,7 @@ from mask2former.training.optimizer import OptimizerConfig
 
 def memorise(folder: str) -> TrainConfig:
     """`folder` holds any panoptic data set with a split whose name begins with "train"."""
-    view = View(
-        shortest_side=256, longest_side=384, object_threshold=0.5, overlap_threshold=0.6
-    )
+    view = View(shortest_side=256, longest_side=384, object_threshold=0.5, overlap_threshold=0.6)
     categories = open_dataset(folder, "train", task="panoptic").categories
     return TrainConfig(
         model=compact_model(categories, view, queries=10, selected_share=0.02),

@@ -1,4 +1,4 @@
-"""Nuclei in microscope images (BBBC038, Data Science Bowl 2018): nucleus as thing, background as stuff."""
+"""Nuclei in microscope images (BBBC038, Data Science Bowl 2018), and their background as stuff."""
 
 from __future__ import annotations
 

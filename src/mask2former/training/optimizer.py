@@ -67,12 +67,13 @@ def rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
     """What every rate is multiplied with at a step of a training of `steps` steps."""
     warmup = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
     progress = step / steps
+    factor: float
     if config.schedule == "poly":
         factor = (1 - progress) ** config.power
     elif config.schedule == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * progress))
     elif config.schedule == "step":
-        factor = 0.1 ** _passed(progress, config.milestones)
+        factor = math.pow(0.1, _passed(progress, config.milestones))
     else:
         factor = 1.0
     return warmup * factor

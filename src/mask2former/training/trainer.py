@@ -83,7 +83,9 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
             batch = to_device(next(loader), fabric.device)
             waited = time.perf_counter() - started
             # Seeded step by step, so that a resumed training draws what it would have drawn.
-            torch.manual_seed(config.seed * 1_000_003 + step * fabric.world_size + fabric.global_rank)
+            torch.manual_seed(
+                config.seed * 1_000_003 + step * fabric.world_size + fabric.global_rank
+            )
             set_rates(optimizer, rate_factor(step, config.steps, config.optimizer))
             with fabric.autocast():
                 output = wrapped(batch.images)
@@ -138,7 +140,9 @@ class Average:
         current = model.state_dict()
         floating = [name for name, mean in self.tensors.items() if mean.is_floating_point()]
         torch._foreach_lerp_(
-            [self.tensors[name] for name in floating], [current[name] for name in floating], 1 - decay
+            [self.tensors[name] for name in floating],
+            [current[name] for name in floating],
+            1 - decay,
         )
         for name in self.tensors.keys() - set(floating):
             self.tensors[name].copy_(current[name])
@@ -197,7 +201,7 @@ def evaluate_weights(
     return evaluate(Segmenter(weights_to_use(model, average)), validation, tasks, progress=False)
 
 
-# --- what is written while it runs -----------------------------------------------------------------
+# --- what is written while it runs --------------------------------------------------------------
 
 
 def progress_bar(console: Console) -> Progress:
