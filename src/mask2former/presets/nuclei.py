@@ -19,7 +19,7 @@ CONTRAST = (0.5, 99.8)  # microscopes differ in exposure by more than the networ
 def nuclei(folder: str) -> TrainConfig:
     """`folder` holds the nuclei as COCO panoptic, or as the public archive's folders."""
     view = View(
-        shortest_side=384,
+        shortest_side=448,
         longest_side=1024,
         contrast_percentiles=CONTRAST,
         max_detections=400,
