@@ -104,7 +104,7 @@ class FeedForward(nn.Module):
 
 class DecoderLayer(nn.Module):
     """Masked cross-attention, self-attention, feed-forward: in this order, for the queries carry
-    nothing of the image before they have looked at it (paper, section 3.2.2)."""
+    nothing of the image before they have looked at it (paper, section 3.2.3)."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
