@@ -7,6 +7,16 @@ from mask2former.modeling.mask2former import Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.structures import Category, View
+from mask2former.training.optimizer import OptimizerConfig
+
+# From nothing all parts learn at one rate; gradients are as good as normalised by the clipping.
+COMPACT_OPTIMIZER = OptimizerConfig(
+    rate=6e-4,
+    backbone_multiplier=1.0,
+    clip_norm=0.1,
+    schedule="cosine",
+    warmup_steps=100,
+)
 
 
 def compact_model(

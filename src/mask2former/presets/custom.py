@@ -5,10 +5,9 @@ from __future__ import annotations
 from mask2former.data.detect import open_dataset
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
-from mask2former.presets.compact import compact_model
+from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
 from mask2former.structures import View
 from mask2former.training.config import FolderData, TrainConfig
-from mask2former.training.optimizer import OptimizerConfig
 
 
 def custom(folder: str) -> TrainConfig:
@@ -33,13 +32,7 @@ def custom(folder: str) -> TrainConfig:
             color=True,
         ),
         loss=LossConfig(points=2048, matching_on="masks"),
-        optimizer=OptimizerConfig(
-            rate=6e-4,
-            backbone_multiplier=1.0,
-            clip_norm=0.1,
-            schedule="cosine",
-            warmup_steps=100,
-        ),
+        optimizer=COMPACT_OPTIMIZER,
         steps=5000,
         batch_size=8,
         ema=0.998,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
-from mask2former.presets.compact import compact_model
+from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
 from mask2former.structures import Category, View
 from mask2former.training.config import FolderData, TrainConfig
-from mask2former.training.optimizer import OptimizerConfig
 
 CATEGORIES = (
     Category(id=1, name="nucleus", is_thing=True, color=(220, 60, 60)),
@@ -39,13 +38,7 @@ def nuclei(folder: str) -> TrainConfig:
             contrast_percentiles=CONTRAST,
         ),
         loss=LossConfig(points=1024, matching_on="masks"),
-        optimizer=OptimizerConfig(
-            rate=6e-4,
-            backbone_multiplier=1.0,
-            clip_norm=0.1,
-            schedule="cosine",
-            warmup_steps=100,
-        ),
+        optimizer=COMPACT_OPTIMIZER,
         steps=4000,
         batch_size=8,
         ema=0.998,

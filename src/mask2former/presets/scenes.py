@@ -5,10 +5,9 @@ from __future__ import annotations
 from mask2former.data.scenes import CATEGORIES
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
-from mask2former.presets.compact import compact_model
+from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
 from mask2former.structures import View
 from mask2former.training.config import FolderData, ScenesData, TrainConfig
-from mask2former.training.optimizer import OptimizerConfig
 
 
 def scenes(folder: str = "") -> TrainConfig:
@@ -25,13 +24,7 @@ def scenes(folder: str = "") -> TrainConfig:
         view=TrainView(size=384, scale=(0.7, 1.3), fit="shortest_side", crop=(256, 256), flip=True),
         # With the paper's class weight of 2 the masks were found and the shapes not told apart.
         loss=LossConfig(points=1024, matching_on="masks", class_weight=10.0),
-        optimizer=OptimizerConfig(
-            rate=6e-4,
-            backbone_multiplier=1.0,
-            clip_norm=0.1,
-            schedule="cosine",
-            warmup_steps=100,
-        ),
+        optimizer=COMPACT_OPTIMIZER,
         steps=4000,
         batch_size=8,
         ema=0.998,
