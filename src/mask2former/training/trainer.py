@@ -87,8 +87,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
                 config.seed * 1_000_003 + step * fabric.world_size + fabric.global_rank
             )
             set_rates(optimizer, rate_factor(step, config.steps, config.optimizer))
-            with fabric.autocast():
-                output = wrapped(batch.images)
+            output = wrapped(batch.images)  # in the precision that Fabric was given
             losses = criterion(output, batch.targets, batch.names)
             fabric.backward(losses.total)
             norm = fabric.clip_gradients(
