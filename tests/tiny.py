@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +42,18 @@ CONFIG = Mask2FormerConfig(
 )
 
 
-def model(config: Mask2FormerConfig = CONFIG, **decoder: object) -> Mask2Former:
-    """A model with weights by formula; `decoder` are fields of its DecoderConfig."""
-    built = Mask2Former(replace(config, decoder=replace(config.decoder, **decoder)))
+def model(config: Mask2FormerConfig = CONFIG, **decoder: Any) -> Mask2Former:
+    """A model with weights by formula; `decoder` are fields of its DecoderConfig.
+
+    What the pixel decoder must have for them, it has.
+    """
+    changed = replace(config.decoder, **decoder)
+    pixels = replace(
+        config.pixel_decoder,
+        position_period=changed.position_period,
+        mask_positions=changed.anchored_masks,
+    )
+    built = Mask2Former(replace(config, decoder=changed, pixel_decoder=pixels))
     fill(built)
     return built
 

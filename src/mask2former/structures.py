@@ -7,6 +7,7 @@ uses for its categories appear only where files are read or written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
@@ -45,6 +46,7 @@ class View:
     overlap_threshold: float = 0.8  # panoptic: a segment that keeps less of its mask is dropped
     max_detections: int = 100  # instance: the one knob that limits detections per image
     instances_of_things_only: bool = True
+    resize_semantic_scores: bool = False  # instead of logits: official models, semantic only
 
 
 class Masks(Protocol):
@@ -121,10 +123,11 @@ class Prediction:
         logits = torch.einsum("bqc,bcthw->bqthw", self.mask_embeddings, self.mask_features)
         return logits if self.is_clip else logits.squeeze(2)
 
-    def masks_of(self, image: int, queries: Int64[Tensor, "N"]) -> Float[Tensor, "N T h w"]:
-        """Mask logits of the named queries of one image."""
-        embeddings = self.mask_embeddings[image, queries]
-        return torch.einsum("nc,cthw->nthw", embeddings, self.mask_features[image])
+    def masks_of(self, queries: Sequence[Int64[Tensor, "_"]]) -> Float[Tensor, "M T h w"]:
+        """Mask logits of the named queries of each image, one image after the other."""
+        # Unbound once: the gradient of `mask_features[image]` is a whole batch of zeros, each time.
+        pairs = zip(queries, self.mask_embeddings, self.mask_features.unbind(), strict=True)
+        return torch.cat([torch.einsum("nc,cthw->nthw", e[q], f) for q, e, f in pairs])
 
 
 @dataclass(kw_only=True)  # not frozen, as above
@@ -132,6 +135,7 @@ class Output:
     """What `Mask2Former` returns: one prediction for the queries, one after each decoder layer."""
 
     predictions: tuple[Prediction, ...]
+    cell_logits: Float[Tensor, "B T h w K1"] | None = None  # stride 8, if queries come from cells
 
     @property
     def class_logits(self) -> Float[Tensor, "B Q K1"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -160,6 +162,19 @@ def test_tasks_together_give_what_each_gives_alone() -> None:
     assert both.panoptic.segments == alone.segments
     masks = instance(*logits, sizes, CATEGORIES, VIEW).masks
     assert torch.equal(both.instances.masks, masks)
+
+
+@pytest.mark.parametrize("tasks", [("semantic",), ("semantic", "panoptic")])
+def test_the_view_says_whether_semantic_scores_are_resized(tasks: tuple[Task, ...]) -> None:
+    sizes = SIZES[1]
+    logits = made_up(sizes)
+    for resize in (False, True):
+        view = replace(VIEW, resize_semantic_scores=resize)
+        found = segment(*logits, sizes, CATEGORIES, view, tasks, keep_scores=True)
+        alone = semantic(*logits, sizes, CATEGORIES, keep_scores=True, resize_scores=resize)
+        assert found.semantic is not None
+        assert torch.equal(found.semantic.scores, alone.scores)
+        assert (found.panoptic is None) == ("panoptic" not in tasks)
 
 
 def test_nothing_above_the_threshold_gives_an_empty_result() -> None:

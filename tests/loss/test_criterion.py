@@ -20,7 +20,7 @@ everywhere = pytest.mark.parametrize("on", PLACES)
 
 def criterion(on: Places = "points", **fields: float) -> Criterion:
     config = LossConfig(points=128, matching_on=on, loss_on=on)
-    return Criterion(replace(config, **fields), CLASSES)
+    return Criterion(replace(config, **fields), tiny.categories(CLASSES))
 
 
 def output(layers: int = 2, queries: int = 4, frames: int = 1, seed: int = 0) -> Output:
@@ -292,12 +292,12 @@ def test_error_names_the_image_and_the_prediction() -> None:
 
 
 def test_maps_are_made_for_matched_queries_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    asked: list[list[int]] = []
     original = Prediction.masks_of
 
-    def counted(self: Prediction, image: int, queries: Tensor) -> Tensor:
-        asked.append(len(queries))
-        return original(self, image, queries)
+    def counted(self: Prediction, queries: list[Tensor]) -> Tensor:
+        asked.append([len(q) for q in queries])
+        return original(self, queries)
 
     def refuse(self: Prediction) -> Tensor:
         raise AssertionError("the maps of all queries were made")
@@ -305,7 +305,7 @@ def test_maps_are_made_for_matched_queries_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Prediction, "masks_of", counted)
     monkeypatch.setattr(Prediction, "mask_logits", property(refuse))
     losses(output(2, queries=50), tiny.targets())
-    assert asked == [3, 1] * 2
+    assert asked == [[3, 1]] * 2
 
 
 def test_criterion_has_no_weights_to_save() -> None:

@@ -17,7 +17,7 @@ from mask2former.structures import Output
 def step(model: Mask2Former, loss: LossConfig | None = None) -> Output:
     """A forward and a backward pass, after which every gradient is finite."""
     output: Output = model.train()(tiny.images())
-    criterion = Criterion(loss or LossConfig(points=64), len(model.config.categories))
+    criterion = Criterion(loss or LossConfig(points=64), model.config.categories)
     torch.manual_seed(0)
     criterion(output, tiny.targets()).total.backward()
     tiny.assert_gradients(model)
@@ -70,7 +70,7 @@ def test_layers_take_turns_with_the_named_scales(strides: tuple[int, ...]) -> No
         CELLS[strides[i % len(strides)]] for i in range(3)
     ]
     output: Output = model.train()(tiny.images())
-    Criterion(LossConfig(points=64), 5)(output, tiny.targets()).total.backward()
+    Criterion(LossConfig(points=64), tiny.categories(5))(output, tiny.targets()).total.backward()
     tiny.assert_gradients(model)
 
 
@@ -94,7 +94,7 @@ def test_zero_queries_are_not_supervised() -> None:
     output = step(model)
     assert len(output.predictions) == 3
     assert "decoder.query_features" not in model.state_dict()
-    features, _ = model.decoder.queries(torch.zeros(1, 32, 1, 8, 12), (0, 0))
+    features, _, _ = model.decoder.queries(torch.zeros(1, 32, 1, 8, 12), (0, 0))
     assert not features.any()
 
 
@@ -118,7 +118,7 @@ def test_selected_queries_are_cells_of_the_image() -> None:
 def test_selected_queries_are_the_most_object_like() -> None:
     decoder = tiny.model(selected_share=4 / 96).decoder
     finest = tiny.wave(2 * 32 * 96, 3.0).view(2, 32, 1, 8, 12)
-    features, places = decoder.select(finest, (0, 0))
+    features, places, _ = decoder.select(finest, (0, 0))
     position = decoder.positions(finest, 8, (0, 0))
     tokens = decoder.selection(finest.flatten(2).transpose(1, 2) + position)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,9 @@ def test_first_weights_give_masks_and_classes_of_moderate_size() -> None:
     """Default initialisation: no term of the first loss is huge."""
     torch.manual_seed(0)
     model = Mask2Former(tiny.CONFIG)
-    losses = Criterion(LossConfig(points=64), 5)(model(tiny.images()), tiny.targets())
+    losses = Criterion(LossConfig(points=64), tiny.categories(5))(
+        model(tiny.images()), tiny.targets()
+    )
     assert losses.total.item() / 4 < 40
 
 
@@ -118,7 +121,9 @@ def test_model_in_bf16(backbone: ResNetConfig | SwinConfig) -> None:
 
 def test_training_in_bf16() -> None:
     model = tiny.model().to(torch.bfloat16)
-    losses = Criterion(LossConfig(points=64), 5)(model(tiny.images().bfloat16()), tiny.targets())
+    losses = Criterion(LossConfig(points=64), tiny.categories(5))(
+        model(tiny.images().bfloat16()), tiny.targets()
+    )
     assert losses.total.dtype == torch.float32
     losses.total.backward()
     tiny.assert_gradients(model)
@@ -141,7 +146,7 @@ def test_training_under_autocast_keeps_the_pixel_decoder_in_fp32(
         output = model(tiny.images())
     assert kinds == [torch.float32, torch.float32, torch.bfloat16]
     assert output.predictions[-1].mask_features.dtype == torch.float32
-    losses = Criterion(LossConfig(points=64), 5)(output, tiny.targets())
+    losses = Criterion(LossConfig(points=64), tiny.categories(5))(output, tiny.targets())
     assert losses.total.dtype == torch.float32
     losses.total.backward()
     tiny.assert_gradients(model)
@@ -150,10 +155,37 @@ def test_training_under_autocast_keeps_the_pixel_decoder_in_fp32(
 def test_mask_logits_of_chosen_queries() -> None:
     output = tiny.model().eval()(tiny.images())
     prediction = output.predictions[-1]
-    chosen = prediction.masks_of(1, torch.tensor([4, 0]))
-    assert chosen.shape == (2, 1, 16, 24)
-    torch.testing.assert_close(chosen[:, 0], prediction.mask_logits[1, [4, 0]])
+    chosen = prediction.masks_of([torch.tensor([3]), torch.tensor([4, 0])])
+    assert chosen.shape == (1 + 2, 1, 16, 24)
+    wanted = torch.cat((prediction.mask_logits[0, [3]], prediction.mask_logits[1, [4, 0]]))
+    torch.testing.assert_close(chosen[:, 0], wanted)
     assert len(output.auxiliary) == len(output.predictions) - 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "decoder", "said"),
+    [
+        ({"position_period": 64.0}, {}, "position_period"),
+        ({}, {"position_period": 32.0}, "position_period"),
+        ({}, {"selected_share": 1.5}, "selected_share is 1.5"),
+        ({"mask_positions": True}, {"anchored_masks": True}, "anchored_masks"),
+        ({}, {"anchored_masks": True, "selected_share": 0.1}, "mask_positions"),
+        (
+            {"mask_positions": True},
+            {"anchored_masks": True, "selected_share": 0.1, "mask_channels": 16},
+            "mask_channels",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_together(
+    pixels: dict[str, Any], decoder: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(
+            tiny.CONFIG,
+            pixel_decoder=replace(tiny.CONFIG.pixel_decoder, **pixels),
+            decoder=replace(tiny.CONFIG.decoder, **decoder),
+        )
 
 
 def test_absolute_positions_begin_anywhere_in_training() -> None:

@@ -134,7 +134,7 @@ def trained(folder: str, name: str) -> Step:
     run, inputs = recorded(folder, name), inputs_of(folder, name)
     height, width = inputs.facts.get("padded_size", (64, 96))
     model = with_drop_path(official_model(folder), run.facts.get("drop_path_rate", 0.0)).train()
-    loss = Criterion(LossConfig(points=112), len(model.config.categories))
+    loss = Criterion(LossConfig(points=112), model.config.categories)
     step = Step(model=model, output=None, losses=None)  # type: ignore[arg-type]
     with replayed(numbers_drawn(run), step):
         step.output = model(prepared(inputs, model, (height, width)))

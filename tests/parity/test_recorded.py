@@ -61,7 +61,7 @@ def measure(config: Mask2FormerConfig, patch: pytest.MonkeyPatch) -> dict[str, A
     patch.setattr(Mask2Former, "canvas_origin", lambda self: (32, 64))
     patch.setattr(torch, "rand", rand)
     output: Output = model(images)
-    losses = Criterion(LossConfig(points=96), len(config.categories))(output, targets)
+    losses = Criterion(LossConfig(points=96), config.categories)(output, targets)
     losses.total.backward()
     patch.undo()
     return {

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tiny
+from mask2former.serialization import to_dict
 from mask2former.training import checkpoint
 from mask2former.training.config import FolderData, ScenesData, TrainConfig
 from mask2former.training.optimizer import OptimizerConfig
@@ -55,6 +56,25 @@ def test_length_and_rhythm_may_change(tmp_path: Path) -> None:
     checkpoint.write(tmp_path, STATE, CONFIG)
     other = replace(CONFIG, steps=20, workers=3, evaluate_every=1, checkpoint_every=1)
     assert checkpoint.read(tmp_path, other) is not None
+
+
+def test_a_checkpoint_may_be_older_than_a_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_cell_weight(config: TrainConfig) -> Any:
+        tree = to_dict(config)
+        del tree["loss"]["cell_weight"]
+        return tree
+
+    monkeypatch.setattr(checkpoint, "to_dict", without_cell_weight)
+    checkpoint.write(tmp_path, STATE, CONFIG)
+    monkeypatch.undo()
+    assert checkpoint.read(tmp_path, CONFIG) is not None
+    decoder = replace(CONFIG.model.decoder, selected_share=0.5)
+    model = replace(CONFIG.model, decoder=decoder)
+    weighted = replace(CONFIG, model=model, loss=replace(CONFIG.loss, cell_weight=1.0))
+    with pytest.raises(ValueError, match=r"loss\.cell_weight"):
+        checkpoint.read(tmp_path, weighted)
 
 
 def test_interrupted_write_leaves_the_old_one(

@@ -39,13 +39,23 @@ CONFIG = TrainConfig(
     evaluate_every=0,
     checkpoint_every=2,
 )
-LOSSES = ("loss", "class", "mask", "dice", "gradient_norm", "rate")
+LOSSES = ("loss", "class", "mask", "dice", "cells", "gradient_norm", "rate")
 
 
 @pytest.fixture
 def unevaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluation takes longer than all steps, and has tests of its own."""
     monkeypatch.setattr(trainer, "evaluate_weights", lambda *arguments: {"PQ": 50.0})
+
+
+def test_cells_are_judged_only_where_queries_come_from_cells() -> None:
+    loss = replace(CONFIG.loss, cell_weight=1.0)
+    with pytest.raises(
+        ValueError, match=r"loss\.cell_weight .* model\.decoder\.selected_share is 0"
+    ):
+        replace(CONFIG, loss=loss)
+    decoder = replace(CONFIG.model.decoder, selected_share=0.1)
+    replace(CONFIG, loss=loss, model=replace(CONFIG.model, decoder=decoder))
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

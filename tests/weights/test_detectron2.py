@@ -128,6 +128,27 @@ def test_view_and_heads_are_read_off_the_yaml(official: tuple[Path, Mask2Former]
     assert config.pixel_decoder.feedforward == 1024  # the official code's, without tensors to ask
 
 
+@pytest.mark.parametrize(
+    ("switched_on", "resized"),
+    [
+        ((), True),
+        (("PANOPTIC_ON",), False),
+        (("INSTANCE_ON",), False),
+        (("SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE",), False),
+    ],
+)
+def test_models_that_are_semantic_only_resize_scores(
+    tmp_path: Path, switched_on: tuple[str, ...], resized: bool
+) -> None:
+    tree = yaml_of(CONFIG)
+    test = tree["MODEL"]["MASK_FORMER"]["TEST"]
+    for key in ("PANOPTIC_ON", "INSTANCE_ON", "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE"):
+        test[key] = key in switched_on
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    view = read_config(tmp_path / "config.yaml", {}).view
+    assert view.resize_semantic_scores == resized
+
+
 @pytest.mark.parametrize("depth", [50, 101])
 def test_resnet_is_read_off_the_yaml(tmp_path: Path, depth: int) -> None:
     tree = yaml_of(CONFIG)

@@ -104,7 +104,8 @@ def segment(
 ) -> Segmentation:
     """The results of several tasks, as `panoptic`, `instance` and `semantic` give them.
 
-    The masks are upsampled once for all of them. `name` is the image's, for the result.
+    The masks are upsampled once for all of them, unless `view.resize_semantic_scores` sets the
+    semantic task apart. `name` is the image's, for the result.
     """
     if not tasks or not set(tasks) <= set(TASKS):
         raise ValueError(f"tasks {sorted(tasks)}: choose one or more of {', '.join(TASKS)}")
@@ -117,7 +118,11 @@ def segment(
     if "semantic" in tasks:
         semantic_task = _SemanticTask(probabilities, categories, sizes.output, keep_scores)
     chosen = [task for task in (panoptic_task, instance_task, semantic_task) if task is not None]
-    _run(chosen, mask_logits, sizes)
+    if semantic_task is not None and view.resize_semantic_scores:
+        chosen.remove(semantic_task)
+        semantic_task.run_resizing_scores(mask_logits, sizes)
+    if chosen:
+        _run(chosen, mask_logits, sizes)
     return Segmentation(
         size=sizes.output,
         name=name,

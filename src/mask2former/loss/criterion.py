@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mask2former.loss.cells import cell_labels
 from mask2former.loss.matcher import Coverage, Match, Matcher, Places
 from mask2former.loss.points import sample_maps, sample_masks, uncertain_points
-from mask2former.structures import Output, Prediction, Targets
+from mask2former.structures import Category, Output, Prediction, Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class LossConfig:
     importance: float = 0.75
     matching_on: Places = "points"  # "masks": every cell of the stride-4 map
     loss_on: Places = "points"
+    # Beyond the paper, for models with `selected_share`: the class of every cell, see `cells.py`.
+    cell_weight: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class Losses:
     classification: Float[Tensor, "L"]
     mask: Float[Tensor, "L"]
     dice: Float[Tensor, "L"]
+    cells: Float[Tensor, ""]  # 0 where it has no weight
     total: Float[Tensor, ""]  # weighted, summed
 
 
@@ -43,8 +47,9 @@ class Criterion(nn.Module):
     """Output + targets -> losses. All of it in fp32, whatever the model computed in."""
 
     class_weights: Tensor
+    is_thing: Tensor
 
-    def __init__(self, config: LossConfig, classes: int) -> None:
+    def __init__(self, config: LossConfig, categories: tuple[Category, ...]) -> None:
         super().__init__()
         self.config = config
         self.matcher = Matcher(
@@ -54,44 +59,60 @@ class Criterion(nn.Module):
             points=config.points,
             on=config.matching_on,
         )
-        weights = torch.ones(classes + 1)
+        weights = torch.ones(len(categories) + 1)
         weights[-1] = config.no_object_weight
         self.register_buffer("class_weights", weights, persistent=False)
+        is_thing = torch.tensor([category.is_thing for category in categories])
+        self.register_buffer("is_thing", is_thing, persistent=False)
 
     def forward(
         self, output: Output, targets: tuple[Targets, ...], names: tuple[str, ...] | None = None
     ) -> Losses:
         """`names` of the images are for the error that a non-finite prediction raises."""
         names = names or tuple(f"image {i}" for i in range(len(targets)))
-        normaliser = self.object_count(targets)
         coverage = None
-        if "masks" in (self.config.matching_on, self.config.loss_on):
+        if "masks" in (self.config.matching_on, self.config.loss_on) or self.config.cell_weight:
             height, width = output.predictions[-1].mask_features.shape[-2:]
             coverage = tuple(Coverage.of(target, (height, width)) for target in targets)
-        last = len(output.predictions) - 1
+        terms = self.terms_of_predictions(output, targets, coverage, names)
+        classification, mask, dice = terms.unbind(1)
+        cells = mask.new_zeros(())
+        config = self.config
+        if config.cell_weight:
+            assert output.cell_logits is not None, "cell_weight wants a decoder with selected_share"
+            assert coverage is not None
+            cells = self.cell_term(output.cell_logits.float(), targets, coverage)
+        total = (
+            config.class_weight * classification.sum()
+            + config.mask_weight * mask.sum()
+            + config.dice_weight * dice.sum()
+            + config.cell_weight * cells
+        )
+        return Losses(classification=classification, mask=mask, dice=dice, cells=cells, total=total)
+
+    def terms_of_predictions(
+        self,
+        output: Output,
+        targets: tuple[Targets, ...],
+        coverage: tuple[Coverage, ...] | None,
+        names: tuple[str, ...],
+    ) -> Float[Tensor, "L 3"]:
+        """Class, mask and dice term of every prediction; zeros if none of them has a weight."""
+        config, last = self.config, len(output.predictions) - 1
         features = output.predictions[-1].mask_features.float()  # one map serves all predictions
-        terms: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        if not (config.class_weight or config.mask_weight or config.dice_weight):
+            return features.new_zeros(last + 1, 3)
+        normaliser = self.object_count(targets)
+        terms: dict[int, Tensor] = {}
         with torch.autocast(self.class_weights.device.type, enabled=False):
             for layer in (last, *range(last)):  # the official order of the random draws
                 prediction = in_fp32(output.predictions[layer], features)
                 where = f"prediction {layer} of {last + 1}"
                 matches = self.matcher(prediction, targets, coverage, where, names)
                 mask, dice = self.mask_terms(prediction, targets, matches, coverage)
-                terms[layer] = (
-                    self.class_term(prediction, targets, matches),
-                    mask / normaliser,
-                    dice / normaliser,
-                )
-        classification, mask, dice = (
-            torch.stack([terms[layer][i] for layer in range(last + 1)]) for i in range(3)
-        )
-        config = self.config
-        total = (
-            config.class_weight * classification.sum()
-            + config.mask_weight * mask.sum()
-            + config.dice_weight * dice.sum()
-        )
-        return Losses(classification=classification, mask=mask, dice=dice, total=total)
+                classification = self.class_term(prediction, targets, matches)
+                terms[layer] = torch.stack((classification, mask / normaliser, dice / normaliser))
+        return torch.stack([terms[layer] for layer in range(last + 1)])
 
     def object_count(self, targets: tuple[Targets, ...]) -> Float[Tensor, ""]:
         """Objects in the batch, averaged over ranks, at least 1."""
@@ -114,6 +135,21 @@ class Criterion(nn.Module):
             labels[image, match.queries] = target.labels[match.objects]
         return F.cross_entropy(logits.transpose(1, 2), labels, self.class_weights)
 
+    def cell_term(
+        self,
+        logits: Float[Tensor, "B T h w K1"],
+        targets: tuple[Targets, ...],
+        coverage: tuple[Coverage, ...],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of every cell: a thing's class about its middle, "no object" elsewhere."""
+        no_object = len(self.is_thing)
+        labels = [
+            cell_labels(t.labels, c.truth, self.is_thing[t.labels], logits.shape[2:4], no_object)
+            for t, c in zip(targets, coverage, strict=True)
+        ]
+        flat = torch.stack(labels).flatten()
+        return F.cross_entropy(logits.flatten(0, 3), flat, self.class_weights)
+
     def mask_terms(
         self,
         prediction: Prediction,
@@ -125,12 +161,7 @@ class Criterion(nn.Module):
 
         Maps are made for matched queries alone: nothing of the other queries is ever held.
         """
-        maps = torch.cat(
-            [
-                prediction.masks_of(image, match.queries).flatten(0, 1)
-                for image, match in enumerate(matches)
-            ]
-        )
+        maps = prediction.masks_of([match.queries for match in matches]).flatten(0, 1)
         if len(maps) == 0:
             return maps.sum(), maps.sum()  # 0, and a gradient of 0 for every parameter
         if self.config.loss_on == "masks":

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mask2former.modeling.position_encoding import Origin, sine_2d, sine_3d
-from mask2former.structures import Prediction
+from mask2former.structures import Output, Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,10 +203,9 @@ class Decoder(nn.Module):
         scales: list[Float[Tensor, "B C T h w"]],
         clip: bool,
         origin: Origin = (0, 0),
-    ) -> tuple[Prediction, ...]:
+    ) -> Output:
         """`scales` are the maps at strides 32, 16, 8; `origin` as for the pixel decoder."""
         config = self.config
-        assert not config.anchored_masks or config.mask_channels == config.channels
         maps = dict(zip((32, 16, 8), scales, strict=True))
         memories = [
             self.memory(maps[stride], stride, level, origin)
@@ -215,7 +214,7 @@ class Decoder(nn.Module):
         # Resizing commutes with the dot product over channels: the attention masks come from
         # features that are shrunk once, not from ten full-size predictions that are shrunk each.
         shrunk = [resize_frames(mask_features.detach(), maps[s].shape[-2:]) for s in config.strides]
-        x, query_positions = self.queries(maps[8], origin)
+        x, query_positions, cell_logits = self.queries(maps[8], origin)
         anchors = self.anchors(query_positions)
         predictions = []
         if config.learnable_queries:
@@ -230,7 +229,7 @@ class Decoder(nn.Module):
                 allowed = attention_mask(prediction.mask_embeddings, shrunk[i % len(memories)])
             x = layer(x, query_positions, key, value, allowed)
             predictions.append(self.head(x, anchors, mask_features, clip))
-        return tuple(predictions)
+        return Output(predictions=tuple(predictions), cell_logits=cell_logits)
 
     def memory(
         self, x: Float[Tensor, "B C T h w"], stride: int, level: Float[Tensor, "C"], origin: Origin
@@ -266,19 +265,19 @@ class Decoder(nn.Module):
 
     def queries(
         self, finest: Float[Tensor, "B C T h w"], origin: Origin
-    ) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C"]]:
-        """Features and positions of the queries before the first layer."""
+    ) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C"], Float[Tensor, "B T h w K1"] | None]:
+        """Features and positions of the queries before the first layer; class logits of cells."""
         batch = len(finest)
         positions = self.query_positions.expand(batch, -1, -1)
         if self.config.learnable_queries:
             features = self.query_features.expand(batch, -1, -1)
         else:
             features = torch.zeros_like(positions)
-        if self.config.selected_share:
-            selected, places = self.select(finest, origin)
-            features = torch.cat((features, selected), 1)
-            positions = torch.cat((positions, places), 1)
-        return features, positions
+        if not self.config.selected_share:
+            return features, positions, None
+        selected, places, cell_logits = self.select(finest, origin)
+        features, positions = torch.cat((features, selected), 1), torch.cat((positions, places), 1)
+        return features, positions, cell_logits
 
     def anchors(self, query_positions: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q D"] | None:
         """The cells' positions of the selected queries, nothing for the learnt ones."""
@@ -289,22 +288,24 @@ class Decoder(nn.Module):
 
     def select(
         self, finest: Float[Tensor, "B C T h w"], origin: Origin
-    ) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C"]]:
+    ) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C"], Float[Tensor, "B T h w K1"]]:
         """The stride-8 cells whose features the prediction head takes for an object, best first.
 
         They start where an object is instead of having to learn where to look. The head is trained
-        on them by the loss of the first prediction; the choice itself needs no gradient.
+        on them by the loss of the first prediction, and on every cell by `LossConfig.cell_weight`;
+        the choice itself needs no gradient.
         """
         position = self.positions(finest, 8, origin)
         # With its place among its features a query can tell its own mask from a twin's beside it.
         tokens: Tensor = self.selection(tokens_of(self.project(finest)) + position)
+        logits = self.head.class_logits(self.head.norm(tokens))
         with torch.no_grad():
-            logits = self.head.class_logits(self.head.norm(tokens)).float()
-            score = logits[..., :-1].logsumexp(-1) - logits[..., -1]
+            score = (logits[..., :-1].logsumexp(-1) - logits[..., -1]).float()
             count = max(1, round(self.config.selected_share * score.shape[1]))
             chosen = score.topk(count).indices
         index = chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-        return tokens.gather(1, index), position[chosen]
+        cell_logits = logits.unflatten(1, finest.shape[2:])
+        return tokens.gather(1, index), position[chosen], cell_logits
 
 
 def tokens_of(x: Float[Tensor, "B C T h w"]) -> Float[Tensor, "B S C"]:

@@ -30,6 +30,27 @@ class Mask2FormerConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     view: View = field(default_factory=View)
 
+    def __post_init__(self) -> None:
+        """ValueError if parts do not fit together."""
+        pixels, decoder = self.pixel_decoder, self.decoder
+        if pixels.position_period != decoder.position_period:
+            raise ValueError(
+                f"pixel_decoder.position_period is {pixels.position_period} and"
+                f" decoder.position_period {decoder.position_period}; give both the same"
+            )
+        if not 0 <= decoder.selected_share <= 1:
+            raise ValueError(f"decoder.selected_share is {decoder.selected_share}; choose 0 .. 1")
+        if decoder.anchored_masks and not (
+            pixels.mask_positions
+            and decoder.selected_share
+            and decoder.mask_channels == decoder.channels
+        ):
+            raise ValueError(
+                "decoder.anchored_masks wants pixel_decoder.mask_positions, a"
+                " decoder.selected_share above 0, and decoder.mask_channels equal to"
+                " decoder.channels"
+            )
+
 
 class Mask2Former(nn.Module):
     """Normalised, padded images in; class logits and masks of a fixed number of queries out."""
@@ -58,7 +79,8 @@ class Mask2Former(nn.Module):
         mask_features, *scales = (
             x.unflatten(0, clips.shape[:2]).transpose(1, 2) for x in (mask_features, *scales)
         )
-        return Output(predictions=self.decoder(mask_features, scales, is_clip, origin))
+        output: Output = self.decoder(mask_features, scales, is_clip, origin)
+        return output
 
     def canvas_origin(self) -> Origin:
         """Where the canvas lies, for absolute positions: in training anywhere on a large one.

@@ -37,7 +37,7 @@ def nuclei(folder: str) -> TrainConfig:
             color=True,
             contrast_percentiles=CONTRAST,
         ),
-        loss=LossConfig(points=1024, matching_on="masks"),
+        loss=LossConfig(points=1024, matching_on="masks", cell_weight=4.0),
         optimizer=COMPACT_OPTIMIZER,
         steps=4000,
         batch_size=8,

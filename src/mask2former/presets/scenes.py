@@ -23,7 +23,7 @@ def scenes(folder: str = "") -> TrainConfig:
         data=FolderData(folder=folder, task="panoptic") if folder else ScenesData(),
         view=TrainView(size=384, scale=(0.7, 1.3), fit="shortest_side", crop=(256, 256), flip=True),
         # With the paper's class weight of 2 the masks were found and the shapes not told apart.
-        loss=LossConfig(points=1024, matching_on="masks", class_weight=10.0),
+        loss=LossConfig(points=1024, matching_on="masks", class_weight=4.0, cell_weight=10.0),
         optimizer=COMPACT_OPTIMIZER,
         steps=4000,
         batch_size=8,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mask2former.serialization import to_dict
+from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import TrainConfig
 
 NAME = "checkpoint.pth"
@@ -36,7 +36,9 @@ def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
         raise ValueError(
             f"{path}: cannot be read ({type(e).__name__}); remove it to train from the start"
         ) from None
-    changed = differences(json.loads(state.pop("config")), to_dict(config))
+    # Read as a config first: fields that are younger than the checkpoint have their defaults.
+    old = from_dict(TrainConfig, json.loads(state.pop("config")), str(path))
+    changed = differences(to_dict(old), to_dict(config))
     # Longer, or looked at more often, it is the same training.
     changed = [key for key in changed if key not in FREE]
     if changed:

@@ -69,3 +69,11 @@ class TrainConfig:
     workers: int = 1
     evaluate_every: int = 5_000  # steps; 0: at the end only
     checkpoint_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        """ValueError if the loss asks for what the model has not."""
+        if self.loss.cell_weight and not self.model.decoder.selected_share:
+            raise ValueError(
+                "loss.cell_weight judges the cells that queries are selected from, but"
+                " model.decoder.selected_share is 0; set it above 0, or cell_weight to 0"
+            )

@@ -49,7 +49,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     dataset, validation = config.data.open_train(), config.data.open_val()
     stream = Stream(dataset, config.view, config.model.view, config.seed)
     model = build_model(config)
-    criterion = Criterion(config.loss, len(config.model.categories)).to(fabric.device)
+    criterion = Criterion(config.loss, config.model.categories).to(fabric.device)
     # Fabric cannot clip the scaled gradients of fp16 for a fused optimiser.
     optimizer = build_optimizer(model, config.optimizer, fused=config.precision != "16-mixed")
     average = Average(model, config.ema) if config.ema else None
@@ -250,6 +250,7 @@ def record_of(
         "class": losses.classification[-1].item(),
         "mask": losses.mask[-1].item(),
         "dice": losses.dice[-1].item(),
+        "cells": losses.cells.item(),
         "gradient_norm": None if norm is None else norm.item(),
         "rate": max(group["lr"] for group in optimizer.param_groups),
         "seconds": round(seconds, 4),

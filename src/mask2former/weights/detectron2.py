@@ -285,6 +285,11 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> Mask2FormerConfig:
                 overlap_threshold=test["OVERLAP_THRESHOLD"],
                 max_detections=tree["TEST"]["DETECTIONS_PER_IMAGE"],
                 instances_of_things_only=test["PANOPTIC_ON"],
+                resize_semantic_scores=not (
+                    test.get("SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE", False)
+                    or test["PANOPTIC_ON"]
+                    or test["INSTANCE_ON"]
+                ),
             ),
         )
     except (yaml.YAMLError, UnicodeDecodeError) as e:
