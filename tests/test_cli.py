@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,10 +14,11 @@ import torch
 import tyro
 from PIL import Image
 
+import tiny
 from mask2former import cli
 from mask2former.cli import main
 from mask2former.commands import predict as predicting
-from mask2former.commands.options import Demo, Evaluate, Predict, Preset, Train
+from mask2former.commands.options import Convert, Demo, Evaluate, Predict, Preset, Train
 from mask2former.commands.predict import describe
 from mask2former.commands.train import build_config
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig, write_coco_panoptic
@@ -32,8 +34,15 @@ from mask2former.structures import (
     Semantic,
     View,
 )
+from mask2former.weights import save_model
 
-COMMANDS = {"predict": Predict, "train": Train, "evaluate": Evaluate, "demo": Demo}
+COMMANDS = {
+    "predict": Predict,
+    "train": Train,
+    "evaluate": Evaluate,
+    "convert": Convert,
+    "demo": Demo,
+}
 SMALL = ["model.view.shortest_side=64", "view.size=64", "view.crop=[64,64]", "workers=0"]
 
 
@@ -94,7 +103,7 @@ def test_help_shows_an_example_that_is_understood(
     documentation = COMMANDS[command].__doc__
     assert documentation is not None
     example = documentation.split("Example: mask2former ")[1].splitlines()[0]
-    options = tyro.cli(Predict | Train | Evaluate | Demo, args=shlex.split(example))
+    options = tyro.cli(Predict | Train | Evaluate | Convert | Demo, args=shlex.split(example))
     assert isinstance(options, COMMANDS[command])
 
 
@@ -324,6 +333,52 @@ def test_evaluate_names_the_fields_that_images_have(
     assert "exposure" in capsys.readouterr().err
     assert main([*words, "--data", "scenes"]) == 2
     assert "only data sets in COCO's formats" in capsys.readouterr().err
+
+
+# --- convert --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the paper's kind as an official checkpoint that does not name its classes."""
+    folder = tmp_path_factory.mktemp("official")
+    pixels = replace(tiny.CONFIG.pixel_decoder, points=4, feedforward=1024)
+    config = replace(tiny.CONFIG, backbone=tiny.SWIN, pixel_decoder=pixels)
+    save_model(tiny.model(config), folder, "detectron2")
+    (folder / "mask2former.json").unlink()
+    return folder
+
+
+def test_convert_says_what_it_found_and_that_it_reads_back(
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    names = "road,car,sky,dog,cat"
+    words = [str(official), "--to", "transformers", "--classes", names, "--out", str(there)]
+    assert main(["convert", *words]) == 0
+    said = capsys.readouterr().out
+    assert "an official checkpoint with config.yaml" in said
+    assert "tensors and the config read back equal" in said
+    assert read(there / "config.json")["id2label"]["1"] == "car"
+    assert main(["convert", str(there), "--to", "detectron2", "--out", str(back)]) == 0
+    assert "a model of transformers" in capsys.readouterr().out
+    first = torch.load(official / "model.pth", weights_only=True)["model"]
+    second = torch.load(back / "model.pth", weights_only=True)["model"]
+    assert first.keys() == second.keys()
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+def test_convert_writes_into_new_folders_alone(
+    official: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(official), "--out", str(official)]) == 2
+    assert "holds files already; choose a new folder" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert main(["convert", model, "--to", "transformers", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "transformers cannot hold this model" in said
+    assert "decoder.selected_share is 0.1, not 0.0" in said
+    assert not out.exists()
 
 
 # --- train ----------------------------------------------------------------------------------------

@@ -8,13 +8,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
     from mask2former.segmenter import Segmenter
+    from mask2former.structures import (
+        Category,
+        Instances,
+        Output,
+        Panoptic,
+        Segment,
+        Segmentation,
+        Semantic,
+    )
 
-__all__ = ["Mask2Former", "Mask2FormerConfig", "Segmenter"]
+__all__ = [
+    "Category",
+    "Instances",
+    "Mask2Former",
+    "Mask2FormerConfig",
+    "Output",
+    "Panoptic",
+    "Segment",
+    "Segmentation",
+    "Segmenter",
+    "Semantic",
+]
+
+_STRUCTURES = ("Category", "Instances", "Output", "Panoptic", "Segment", "Segmentation", "Semantic")
 
 _HOMES = {
     "Mask2Former": "mask2former.modeling.mask2former",
     "Mask2FormerConfig": "mask2former.modeling.mask2former",
     "Segmenter": "mask2former.segmenter",
+    **dict.fromkeys(_STRUCTURES, "mask2former.structures"),
 }
 
 

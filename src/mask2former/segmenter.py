@@ -42,16 +42,19 @@ class Segmenter:
         cls,
         name_or_path: str | Path,
         *,
+        classes: str | tuple[str, ...] | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
         batch_size: int = 1,
     ) -> Segmenter:
         """Load a model: the name of an embedded one ("scenes", "nuclei") or the path of another.
 
+        `classes` names the classes of a checkpoint that does not; see `mask2former.weights`.
         `device="auto"` takes CUDA, then MPS, then the CPU. `batch_size` images go through the
         model together, padded to the largest of them.
         """
-        model = load_model(find_model(name_or_path)).to(device=pick_device(device), dtype=dtype)
+        model = load_model(find_model(name_or_path), classes=classes)
+        model = model.to(device=pick_device(device), dtype=dtype)
         return cls(model, batch_size=batch_size)
 
     @property

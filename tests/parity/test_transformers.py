@@ -8,19 +8,24 @@ the padding mask: pixels that were padded count as image.
 
 from __future__ import annotations
 
-import re
-from functools import cache
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from mask2former.data.class_lists import class_list
 from mask2former.modeling.decoder import DecoderConfig
 from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
-from mask2former.modeling.swin import SwinConfig
+from mask2former.modeling.resnet import ResNetConfig
+from mask2former.modeling.swin import SWIN_B, SWIN_L, SWIN_S, SWIN_T, SwinConfig
+from mask2former.weights import load_model, save_model
 from tiny import categories
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
@@ -33,182 +38,50 @@ CONFIG = Mask2FormerConfig(
         channels=32, mask_channels=32, layers=4, heads=4, feedforward=64, queries=10
     ),
 )
-# Ours -> theirs. {q} stands for the three parts of a joint projection, which they keep apart.
-NAMES = (
-    (r"backbone\.patch_embed\.(.*)", r"ENC.swin.embeddings.patch_embeddings.projection.\1"),
-    (r"backbone\.patch_norm\.(.*)", r"ENC.swin.embeddings.norm.\1"),
-    (
-        r"backbone\.stages\.(\d)\.blocks\.(\d)\.attention\.qkv\.(.*)",
-        r"ENC.swin.encoder.layers.\1.blocks.\2.attention.{q}_proj.\3",
-    ),
-    (
-        r"backbone\.stages\.(\d)\.blocks\.(\d)\.attention\.proj\.(.*)",
-        r"ENC.swin.encoder.layers.\1.blocks.\2.attention.o_proj.\3",
-    ),
-    (
-        r"backbone\.stages\.(\d)\.blocks\.(\d)\.attention\.(relative.*)",
-        r"ENC.swin.encoder.layers.\1.blocks.\2.attention.relative_position_bias.\3",
-    ),
-    (
-        r"backbone\.stages\.(\d)\.blocks\.(\d)\.norm1\.(.*)",
-        r"ENC.swin.encoder.layers.\1.blocks.\2.layernorm_before.\3",
-    ),
-    (
-        r"backbone\.stages\.(\d)\.blocks\.(\d)\.norm2\.(.*)",
-        r"ENC.swin.encoder.layers.\1.blocks.\2.layernorm_after.\3",
-    ),
-    (
-        r"backbone\.stages\.(\d)\.blocks\.(\d)\.mlp\.0\.(.*)",
-        r"ENC.swin.encoder.layers.\1.blocks.\2.mlp.fc1.\3",
-    ),
-    (
-        r"backbone\.stages\.(\d)\.blocks\.(\d)\.mlp\.2\.(.*)",
-        r"ENC.swin.encoder.layers.\1.blocks.\2.mlp.fc2.\3",
-    ),
-    (r"backbone\.stages\.(\d)\.norm\.(.*)", r"ENC.hidden_states_norms.stage{1+1}.\2"),
-    (r"backbone\.merges\.(\d)\.(.*)", r"ENC.swin.encoder.layers.\1.downsample.\2"),
-    (r"pixel_decoder\.projections\.(.*)", r"PIX.input_projections.\1"),
-    (r"pixel_decoder\.level_embedding", r"PIX.level_embed"),
-    (
-        r"pixel_decoder\.layers\.(\d)\.attention\.offsets\.(.*)",
-        r"PIX.encoder.layers.\1.self_attn.sampling_offsets.\2",
-    ),
-    (
-        r"pixel_decoder\.layers\.(\d)\.attention\.weights\.(.*)",
-        r"PIX.encoder.layers.\1.self_attn.attention_weights.\2",
-    ),
-    (
-        r"pixel_decoder\.layers\.(\d)\.attention\.(value|output)\.(.*)",
-        r"PIX.encoder.layers.\1.self_attn.\2_proj.\3",
-    ),
-    (
-        r"pixel_decoder\.layers\.(\d)\.norm1\.(.*)",
-        r"PIX.encoder.layers.\1.self_attn_layer_norm.\2",
-    ),
-    (r"pixel_decoder\.layers\.(\d)\.norm2\.(.*)", r"PIX.encoder.layers.\1.final_layer_norm.\2"),
-    (r"pixel_decoder\.layers\.(\d)\.linear(\d)\.(.*)", r"PIX.encoder.layers.\1.fc\2.\3"),
-    (r"pixel_decoder\.lateral\.(.*)", r"PIX.adapter_1.0.\1"),
-    (r"pixel_decoder\.lateral_norm\.(.*)", r"PIX.adapter_1.1.\1"),
-    (r"pixel_decoder\.output\.(.*)", r"PIX.layer_1.0.\1"),
-    (r"pixel_decoder\.output_norm\.(.*)", r"PIX.layer_1.1.\1"),
-    (r"pixel_decoder\.mask_features\.(.*)", r"PIX.mask_projection.\1"),
-    (r"decoder\.query_features", r"DEC.queries_features.weight"),
-    (r"decoder\.query_positions", r"DEC.queries_embedder.weight"),
-    (r"decoder\.level_embedding", r"DEC.level_embed.weight"),
-    (
-        r"decoder\.layers\.(\d)\.cross_attention\.norm\.(.*)",
-        r"DEC.decoder.layers.\1.cross_attn_layer_norm.\2",
-    ),
-    (r"decoder\.layers\.(\d)\.cross_attention\.(.*)", r"DEC.decoder.layers.\1.cross_attn.\2"),
-    (
-        r"decoder\.layers\.(\d)\.self_attention\.in_proj_(.*)",
-        r"DEC.decoder.layers.\1.self_attn.{q}_proj.\2",
-    ),
-    (
-        r"decoder\.layers\.(\d)\.self_attention\.out_proj\.(.*)",
-        r"DEC.decoder.layers.\1.self_attn.out_proj.\2",
-    ),
-    (
-        r"decoder\.layers\.(\d)\.self_attention\.norm\.(.*)",
-        r"DEC.decoder.layers.\1.self_attn_layer_norm.\2",
-    ),
-    (
-        r"decoder\.layers\.(\d)\.feedforward\.norm\.(.*)",
-        r"DEC.decoder.layers.\1.final_layer_norm.\2",
-    ),
-    (
-        r"decoder\.layers\.(\d)\.feedforward\.linear(\d)\.(.*)",
-        r"DEC.decoder.layers.\1.fc\2.\3",
-    ),
-    (r"decoder\.head\.norm\.(.*)", r"DEC.decoder.layernorm.\1"),
-    (r"decoder\.head\.class_logits\.(.*)", r"class_predictor.\1"),
-    (
-        r"decoder\.head\.mask_embedding\.(\d)\.(.*)",
-        r"DEC.decoder.mask_predictor.mask_embedder.{1/2}.0.\2",
-    ),
+RESNET = replace(
+    CONFIG, backbone=ResNetConfig(depths=(1, 2, 1, 1), stem_channels=8, width=8, channels=32)
 )
-PREFIXES = {
-    "ENC": "model.pixel_level_module.encoder",
-    "PIX": "model.pixel_level_module.decoder",
-    "DEC": "model.transformer_module",
-}
-# The criterion's class weights, and a norm of Swin's that no map passes through.
-NOT_OURS = {
-    "criterion.empty_weight",
-    "model.pixel_level_module.encoder.swin.layernorm.weight",
-    "model.pixel_level_module.encoder.swin.layernorm.bias",
-}
+CONFIGS = {"swin": CONFIG, "resnet": RESNET}
 
 
-def their_name(ours: str) -> str:
-    for pattern, replacement in NAMES:
-        match = re.fullmatch(pattern, ours)
-        if match is None:
-            continue
-        first = match[1] if match.re.groups else "0"
-        if first.isdigit():
-            replacement = replacement.replace("{1+1}", str(int(first) + 1))
-            replacement = replacement.replace("{1/2}", str(int(first) // 2))
-        name = match.expand(replacement)
-        return PREFIXES.get(name[:3], name[:3]) + name[3:]
-    raise KeyError(ours)
-
-
-def their_weights(model: Mask2Former) -> dict[str, Tensor]:
-    weights = {}
-    for ours, tensor in model.state_dict().items():
-        name = their_name(ours)
-        if "{q}" in name:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                weights[name.replace("{q}", letter)] = part
-        else:
-            weights[name] = tensor
-    return weights
-
-
-@cache
-def both() -> tuple[Mask2Former, Any]:
-    """Our model with weights drawn so that queries differ and masks are not empty, and theirs."""
-    rng = np.random.default_rng(0)
-    model = Mask2Former(CONFIG).eval()
+def drawn(config: Mask2FormerConfig, seed: int = 0) -> Mask2Former:
+    """A model whose queries differ and whose masks are not empty."""
+    rng = np.random.default_rng(seed)
+    model = Mask2Former(config).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            values = torch.from_numpy(rng.normal(size=tuple(parameter.shape))).float()
-            if parameter.ndim == 1 and name.endswith("weight"):
+        for name, tensor in model.state_dict().items():
+            values = torch.from_numpy(rng.normal(size=tuple(tensor.shape))).float()
+            if name.endswith("running_var"):
+                values = 1 + 0.1 * values.abs()
+            elif tensor.ndim == 1 and name.endswith("weight"):
                 values = 1 + 0.1 * values
-            elif parameter.ndim < 2:
+            elif tensor.ndim < 2:
                 values = 0.1 * values
             elif "query" not in name and "level" not in name:
-                values = values / parameter[0].numel() ** 0.5
-            parameter.copy_(values)
-    swin, pixel, decoder = CONFIG.backbone, CONFIG.pixel_decoder, CONFIG.decoder
-    assert isinstance(swin, SwinConfig)
-    config = transformers.Mask2FormerConfig(
-        backbone_config=transformers.SwinConfig(
-            embed_dim=swin.width,
-            depths=list(swin.depths),
-            num_heads=list(swin.heads),
-            window_size=swin.window,
-            drop_path_rate=0.0,
-            out_features=[f"stage{i}" for i in (1, 2, 3, 4)],
-        ),
-        feature_size=pixel.channels,
-        mask_feature_size=decoder.mask_channels,
-        hidden_dim=decoder.channels,
-        encoder_feedforward_dim=pixel.feedforward,
-        dim_feedforward=decoder.feedforward,
-        encoder_layers=pixel.layers,
-        decoder_layers=decoder.layers + 1,  # they count predictions
-        num_attention_heads=decoder.heads,
-        num_queries=decoder.queries,
-        num_labels=len(CONFIG.categories),
-        output_auxiliary_logits=True,
+                values = values / tensor[0].numel() ** 0.5
+            tensor.copy_(values)
+    return model
+
+
+def loaded_by_transformers(folder: Path) -> Any:
+    """Their model, and that no tensor of it was missing or left over."""
+    theirs, report = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
+        folder, output_loading_info=True
     )
-    theirs = transformers.Mask2FormerForUniversalSegmentation(config).eval()
-    missing, unexpected = theirs.load_state_dict(their_weights(model), strict=False)
-    assert set(missing) <= NOT_OURS
-    assert not unexpected
-    return model, theirs
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert not report["mismatched_keys"]
+    return theirs.eval()
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Mask2Former, Any]:
+    """Our model, and theirs, which it was written for."""
+    model, folder = drawn(CONFIGS[request.param]), tmp_path_factory.mktemp("theirs")
+    save_model(model, folder, "transformers")
+    return model, loaded_by_transformers(folder)
 
 
 def batch_of(sizes: list[tuple[int, int]]) -> Tensor:
@@ -230,12 +103,15 @@ def batch_of(sizes: list[tuple[int, int]]) -> Tensor:
         pytest.param([(50, 70), (90, 41)], id="two images of different size"),
     ],
 )
-def test_logits_equal_those_of_transformers(sizes: list[tuple[int, int]]) -> None:
-    ours, theirs = both()
+def test_logits_equal_those_of_transformers(
+    both: tuple[Mask2Former, Any], sizes: list[tuple[int, int]]
+) -> None:
+    ours, theirs = both
     images = batch_of(sizes)
     padding = torch.zeros(len(sizes), *images.shape[-2:])
     for row, (height, width) in zip(padding, sizes, strict=True):
         row[:height, :width] = 1
+    theirs.config.output_auxiliary_logits = True
     with torch.no_grad():
         output = ours(images)
         expected = theirs(pixel_values=images, pixel_mask=padding)
@@ -251,6 +127,53 @@ def test_logits_equal_those_of_transformers(sizes: list[tuple[int, int]]) -> Non
     assert (output.mask_logits > 0).float().mean() > 0.1
 
 
-def test_every_tensor_of_theirs_is_mapped() -> None:
-    ours, theirs = both()
-    assert their_weights(ours).keys() == set(theirs.state_dict()) - NOT_OURS
+@pytest.mark.parametrize("bin", [False, True], ids=["safetensors", "bin"])
+def test_what_transformers_writes_is_read(
+    both: tuple[Mask2Former, Any], tmp_path: Path, bin: bool
+) -> None:
+    """Without our own entry in the config, as in the folders that others made."""
+    ours, theirs = both
+    theirs.save_pretrained(tmp_path)
+    tree = json.loads((tmp_path / "config.json").read_text())
+    del tree["mask2former_config"]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    if bin:
+        weights = tmp_path / "model.safetensors"
+        torch.save(load_file(weights), tmp_path / "pytorch_model.bin")
+        weights.unlink()
+    read = load_model(tmp_path)
+    assert read.config.backbone == ours.config.backbone
+    assert read.config.pixel_decoder == ours.config.pixel_decoder
+    assert read.config.decoder == ours.config.decoder
+    assert [c.name for c in read.config.categories] == [c.name for c in ours.config.categories]
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(read.state_dict()[name], tensor), name
+
+
+FULL_WIDTH = {
+    "R50": (ResNetConfig(), 100),
+    "Swin-T": (SWIN_T, 100),
+    "Swin-S": (SWIN_S, 100),
+    "Swin-B": (SWIN_B, 100),
+    "Swin-L": (SWIN_L, 200),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL_WIDTH)
+def test_full_width_outputs_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+    backbone, queries = FULL_WIDTH[name]
+    config = Mask2FormerConfig(
+        categories=class_list("coco"), backbone=backbone, decoder=DecoderConfig(queries=queries)
+    )
+    ours = drawn(config, seed=3)
+    save_model(ours, tmp_path, "transformers")
+    theirs = loaded_by_transformers(tmp_path)
+    images = batch_of([(100, 150)])
+    with torch.no_grad():
+        output, expected = ours(images), theirs(pixel_values=images)
+    for found, wanted in (
+        (output.class_logits, expected.class_queries_logits),
+        (output.mask_logits, expected.masks_queries_logits),
+    ):
+        assert ((found - wanted).norm() / wanted.norm()).item() < 1e-4

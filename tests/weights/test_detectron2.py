@@ -19,8 +19,9 @@ from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.modeling.swin import SwinConfig
-from mask2former.weights import load_model
-from mask2former.weights.detectron2 import official_name, read_config, read_pkl, read_pth
+from mask2former.weights import load_model, save_model
+from mask2former.weights.detectron2 import official_name, read_config, read_pkl
+from mask2former.weights.files import read_torch
 
 PIXEL_DECODER = PixelDecoderConfig(channels=32, layers=1, heads=4, points=4, feedforward=40)
 CONFIG = replace(tiny.CONFIG, backbone=tiny.SWIN, pixel_decoder=PIXEL_DECODER)
@@ -194,15 +195,94 @@ def test_resnet_whose_norms_were_trained(tmp_path: Path) -> None:
         assert torch.equal(loaded.state_dict()[key], tensor), key
 
 
+RESNET50 = ResNetConfig(depths=(3, 4, 6, 3), stem_channels=8, width=4, channels=16)
+
+
+@pytest.mark.parametrize("backbone", [tiny.SWIN, RESNET50], ids=["swin", "resnet"])
+@pytest.mark.parametrize("video", [False, True])
+def test_what_went_out_comes_back(tmp_path: Path, backbone: Any, video: bool) -> None:
+    pixels = replace(PIXEL_DECODER, feedforward=1024)
+    config = replace(tiny.CONFIG, backbone=backbone, pixel_decoder=pixels)
+    model = tiny.model(config, temporal_positions=video)
+    save_model(model, tmp_path, "detectron2")
+    loaded = load_model(tmp_path)
+    assert loaded.config == model.config
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+
+    # Without our own file beside it, as the official code sees it.
+    (tmp_path / "mask2former.json").unlink()
+    seen = load_model(tmp_path / "model.pth")
+    assert seen.config.decoder == model.config.decoder
+    assert seen.config.pixel_decoder == pixels
+    assert seen.config.backbone == backbone
+    assert seen.config.view == replace(model.config.view, instances_of_things_only=True)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(seen.state_dict()[key], tensor), key
+
+
+@pytest.mark.parametrize("format", ["detectron2", "transformers"])
+@pytest.mark.parametrize(
+    ("decoder", "pixels", "said"),
+    [
+        ({"masked_attention": False}, {}, "decoder.masked_attention is False, not True"),
+        ({"strides": (8,)}, {}, r"decoder.strides is \(8,\)"),
+        ({"selected_share": 0.1}, {}, "decoder.selected_share"),
+        ({}, {"points": 2}, "pixel_decoder.points is 2, not 4"),
+        ({"heads": 2}, {}, "heads differ"),
+        ({"dropout": 0.1}, {}, "dropout differ"),
+        ({"channels": 64, "mask_channels": 64}, {}, "channels differ"),
+    ],
+)
+def test_what_others_cannot_hold_is_said(
+    tmp_path: Path, format: Any, decoder: dict[str, Any], pixels: dict[str, Any], said: str
+) -> None:
+    held = replace(PIXEL_DECODER, feedforward=1024, **pixels)
+    model = tiny.model(replace(CONFIG, pixel_decoder=held), **decoder)
+    with pytest.raises(ValueError, match=f"{format} cannot hold this model: .*{said}"):
+        save_model(model, tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()
+
+
+def test_detectron2_fixes_widths_and_depths(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"feedforward is 40, and the official code fixes 1024"):
+        save_model(tiny.model(CONFIG), tmp_path, "detectron2")
+    pixels = replace(PIXEL_DECODER, feedforward=1024)
+    with pytest.raises(ValueError, match=r"official models are ResNet-50 and ResNet-101"):
+        save_model(tiny.model(replace(tiny.CONFIG, pixel_decoder=pixels)), tmp_path, "detectron2")
+    assert not list(tmp_path.iterdir())
+
+
 # --- what is wrong with a file -------------------------------------------------------------------
 
 
-def test_config_missing(official: tuple[Path, Mask2Former]) -> None:
-    (official[0] / "config.yaml").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"config\.yaml: no such file; put .* of model\.pkl"
-    ):
-        load_model(official[0])
+def test_without_the_yaml_the_model_is_read_off_the_shapes(
+    official: tuple[Path, Mask2Former],
+) -> None:
+    folder, model = official
+    (folder / "config.yaml").unlink()
+    loaded = load_model(folder / "model.pkl")
+    assert loaded.config.backbone == replace(tiny.SWIN, drop_path=0.3)
+    assert loaded.config.pixel_decoder == PIXEL_DECODER
+    assert loaded.config.decoder == CONFIG.decoder
+    assert [c.name for c in loaded.config.categories] == [f"class {i}" for i in range(5)]
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+    names = ("a", "b", "c", "d", "e")
+    named = load_model(folder / "model.pkl", classes=names)
+    assert tuple(category.name for category in named.config.categories) == names
+    with pytest.raises(ValueError, match=r"model\.pkl: tells 5 classes apart, but coco has 133"):
+        load_model(folder / "model.pkl", classes="coco")
+    with pytest.raises(ValueError, match="tells 5 classes apart, but 2 were named"):
+        load_model(folder / "model.pkl", classes=("a", "b"))
+    with pytest.raises(ValueError, match="'kitti' is no list of classes; there are: ade20k"):
+        load_model(folder / "model.pkl", classes="kitti")
+
+
+def test_neither_a_yaml_nor_the_shapes_of_a_mask2former(tmp_path: Path) -> None:
+    torch.save({"backbone.weight": torch.zeros(3)}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"model\.pth: no Mask2Former of the official code"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +421,7 @@ def test_nothing_in_a_pth_is_run(tmp_path: Path, zipped: bool) -> None:
     content = {"model": {"a": torch.zeros(2), "b": Call(os.system, f"touch {marker}")}}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"model_final\.pth: .*without executing code"):
-        read_pth(path)
+        read_torch(path)
     assert not marker.exists()
 
 
@@ -350,5 +430,5 @@ def test_raw_pickle_named_pth_is_not_run(tmp_path: Path) -> None:
     marker, path = tmp_path / "it-ran", tmp_path / "model_final.pth"
     path.write_bytes(attacks(marker)["os.system"])
     with pytest.raises(ValueError, match=r"model_final\.pth"):
-        read_pth(path)
+        read_torch(path)
     assert not marker.exists()

@@ -10,7 +10,7 @@ import torch
 
 import tiny
 from mask2former.modeling.mask2former import Mask2Former
-from mask2former.weights import find_model, load_model, load_tensors, native
+from mask2former.weights import files, find_model, load_model, load_tensors
 from mask2former.weights.native import save_model
 
 
@@ -67,11 +67,11 @@ def test_interrupted_save_leaves_the_old_files_whole(
         raise KeyboardInterrupt
 
     if moment == "weights":
-        monkeypatch.setattr(native, "save_file", stop)
+        monkeypatch.setattr(files, "save_file", stop)
     elif moment == "config":
-        monkeypatch.setattr(native.json, "dumps", stop)
+        monkeypatch.setattr(files.json, "dumps", stop)
     else:
-        monkeypatch.setattr(native.os, "replace", stop)
+        monkeypatch.setattr(files.os, "replace", stop)
     other = tiny.model()
     torch.nn.init.zeros_(other.decoder.query_features)
     with pytest.raises(KeyboardInterrupt):

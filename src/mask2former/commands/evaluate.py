@@ -34,6 +34,7 @@ def measure(options: Evaluate) -> dict[str, float]:
     """Evaluate, print the tables, write the JSON file; returns the figures, in percent."""
     segmenter = load_segmenter(
         options.model,
+        classes=options.classes,
         device=options.device,
         dtype=options.dtype,
         max_detections=options.max_detections,

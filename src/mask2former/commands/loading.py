@@ -13,6 +13,7 @@ from mask2former.segmenter import Segmenter, pick_device
 def load_segmenter(
     model: str,
     *,
+    classes: str | None = None,
     device: str,
     dtype: Dtype = "float32",
     max_detections: int | None = None,
@@ -23,13 +24,24 @@ def load_segmenter(
         if value is not None and value < 1:
             raise ValueError(f"{option} {value}: must be at least 1")
     segmenter = Segmenter.from_pretrained(
-        model, device=_device(device), dtype=getattr(torch, dtype), batch_size=batch_size
+        model,
+        classes=class_names(classes),
+        device=_device(device),
+        dtype=getattr(torch, dtype),
+        batch_size=batch_size,
     )
     if max_detections is not None:
         config = segmenter.model.config
         view = replace(config.view, max_detections=max_detections)
         segmenter.model.config = replace(config, view=view)
     return segmenter
+
+
+def class_names(text: str | None) -> str | tuple[str, ...] | None:
+    """The option --classes: a benchmark's name, or names with commas between them."""
+    if text is None or "," not in text:
+        return text
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _device(name: str) -> torch.device:

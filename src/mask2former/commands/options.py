@@ -15,6 +15,8 @@ Preset = Literal["custom", "memorise", "nuclei", "scenes"]
 # An empty hint keeps "(default: None)" out of the help; what leaving it out means is in the text.
 Tasks = Annotated[UseAppendAction[tuple[Task, ...]], arg(metavar="TASK", help_behavior_hint="")]
 Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Format = Literal["mask2former", "transformers", "detectron2"]
+Classes = Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path, arg(metavar="DIR")]
 
@@ -32,6 +34,8 @@ class Predict:
     """Files, folders, or quoted patterns such as 'photos/**/*.jpg'."""
     model: str = "scenes"
     """An embedded model's name, or the path of another model."""
+    classes: Classes = None
+    """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
     task: Tasks = ()
     """panoptic, instance or semantic; may be given several times. All of them if left out."""
     out: Folder = Path("results")
@@ -95,6 +99,8 @@ class Evaluate:
     """An embedded model's name, or the path of another model."""
     data: Annotated[str, arg(metavar="FOLDER")]
     """A data set in COCO's panoptic or instance format, or "scenes" for newly drawn scenes."""
+    classes: Classes = None
+    """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
     split: Annotated[str, arg(metavar="NAME")] = "val"
     """Part of the data set."""
     task: Tasks = ()
@@ -113,6 +119,23 @@ class Evaluate:
     """Scenes to draw, for the data "scenes"."""
     seed: int = 3
     """Which scenes are drawn. Trainings see those of 1, and are validated on those of 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Rewrite a model in another format, and check that it reads back equal, bit for bit.
+
+    Example: mask2former convert runs/mine/model --to transformers --out mine-transformers
+    """
+
+    model: Positional[Annotated[str, arg(metavar="MODEL")]]
+    """An embedded model's name, or a path: ours, official, transformers' or mmdetection's."""
+    out: Folder
+    """Folder to write; it must not hold anything yet."""
+    to: Format = "mask2former"
+    """mask2former (config.json, safetensors), transformers, or detectron2 (the official one)."""
+    classes: Classes = None
+    """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
 
 
 @dataclass(frozen=True, kw_only=True)

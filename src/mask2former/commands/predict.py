@@ -36,6 +36,7 @@ def predict(options: Predict) -> list[str]:
     paths = find_images(options.images, recursive=options.recursive)
     segmenter = load_segmenter(
         options.model,
+        classes=options.classes,
         device=options.device,
         dtype=options.dtype,
         max_detections=options.max_detections,

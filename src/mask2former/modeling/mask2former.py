@@ -97,13 +97,14 @@ class Mask2Former(nn.Module):
         cls,
         path: str | Path,
         *,
+        classes: str | tuple[str, ...] | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> Mask2Former:
-        """Read a model from our own format or from the official one; see `mask2former.weights`."""
+        """Read a model in any of the formats that `mask2former.weights.load_model` knows."""
         from mask2former.weights import load_model
 
-        return load_model(path).to(device=device, dtype=dtype).eval()
+        return load_model(path, classes=classes).to(device=device, dtype=dtype).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config and weights (safetensors) to a folder."""

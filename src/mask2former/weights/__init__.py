@@ -3,56 +3,104 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
-from mask2former.modeling.mask2former import Mask2Former
-from mask2former.weights import detectron2, native
+from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
+from mask2former.serialization import from_dict
+from mask2former.weights import (
+    detectron2,
+    detectron2_writer,
+    files,
+    huggingface,
+    infer,
+    mmdetection,
+    native,
+)
 
+Format = Literal["mask2former", "transformers", "detectron2"]
 EMBEDDED = Path(__file__).parents[1] / "models"
+CHECKPOINTS = (".pkl", ".pth", ".pt")
+log = logging.getLogger("mask2former")
 
 
-def load_model(path: str | Path) -> Mask2Former:
-    """A model from our own folder, or from an official `.pkl` / `.pth` with its `config.yaml`.
+def load_model(path: str | Path, *, classes: str | tuple[str, ...] | None = None) -> Mask2Former:
+    """A model from a folder or a weights file, whoever wrote it.
 
-    `path` is a folder or the weights file in it. FileNotFoundError or ValueError say what is
-    missing and where it was looked for.
+    - our own folder: `config.json`, `model.safetensors`
+    - transformers': `config.json`, `model.safetensors` or `pytorch_model.bin`
+    - the official `.pkl` or `.pth`, with its `config.yaml` beside it or without
+    - mmdetection's or mmsegmentation's `.pth`
+
+    `classes` says what a checkpoint without class names tells apart: a benchmark ("coco", "ade20k",
+    ...; see `data.class_lists`) or the names. FileNotFoundError or ValueError say what is missing
+    and where it was looked for. Which format it was is logged (logger "mask2former", INFO).
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     folder = path if path.is_dir() else path.parent
-    if path.suffix in (".pkl", ".pth"):
-        return _load_official(path)
-    if path.is_dir() and not (folder / native.CONFIG).exists():
-        official = sorted(path.glob("*.pkl")) + sorted(path.glob("*.pth"))
-        if official:
-            return _load_official(official[0])
-    if not (folder / native.CONFIG).exists():
+    if path.suffix in CHECKPOINTS:
+        return _load_checkpoint(path, classes)
+    config = folder / native.CONFIG
+    if not config.exists():
+        for checkpoint in sorted(p for p in folder.iterdir() if p.suffix in CHECKPOINTS):
+            return _load_checkpoint(checkpoint, classes)
         raise FileNotFoundError(
-            f"{folder}: holds no model: expected {native.CONFIG} and {native.WEIGHTS}, or an "
-            "official .pkl or .pth with its config.yaml"
+            f"{folder}: holds no model: expected {native.CONFIG} and {native.WEIGHTS}, or a .pkl or"
+            " .pth"
         )
+    if classes is not None:
+        raise ValueError(f"{config}: names the classes already; leave 'classes' out")
+    tree = files.read_json(config)
+    if "model_type" in tree:
+        log.info("%s: a model of transformers", folder)
+        model = Mask2Former(huggingface.read_config(folder, tree))
+        tensors = huggingface.convert(huggingface.read_weights(folder), model)
+        load_tensors(model, tensors, str(folder))
+        return model
     weights = folder / native.WEIGHTS if path.is_dir() else path
     if not weights.exists():
         raise FileNotFoundError(f"{weights}: no such file; {native.CONFIG} lies there without it")
-    model = Mask2Former(native.read_config(folder / native.CONFIG))
-    load_tensors(model, native.read_weights(weights), str(weights))
+    log.info("%s: a model of this package", folder)
+    model = Mask2Former(native.read_config(config))
+    load_tensors(model, files.read_safetensors(weights), str(weights))
     return model
 
 
-def _load_official(path: Path) -> Mask2Former:
-    config = path.parent / "config.yaml"
-    if not config.exists():
-        raise FileNotFoundError(
-            f"{config}: no such file; put the detectron2 config.yaml of {path.name} beside it"
-        )
-    tensors = detectron2.read_pkl(path) if path.suffix == ".pkl" else detectron2.read_pth(path)
-    model = Mask2Former(detectron2.read_config(config, tensors))
-    names = list(model.state_dict())
-    load_tensors(model, detectron2.convert(tensors, names), str(path))
+def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2Former:
+    """The official format, or one that is turned into it by renaming."""
+    tensors = detectron2.read_pkl(path) if path.suffix == ".pkl" else files.read_torch(path)
+    yaml, exact = path.with_name("config.yaml"), path.with_name(detectron2.EXACT)
+    if mmdetection.is_mmdetection(tensors):
+        log.info("%s: a checkpoint of mmdetection", path)
+        tensors = mmdetection.official_tensors(tensors)
+        config = infer.config_of(tensors, path, classes=classes)
+    elif exact.exists():
+        log.info("%s: an official checkpoint that this package wrote", path)
+        config = from_dict(Mask2FormerConfig, files.read_json(exact), str(exact))
+    elif yaml.exists():
+        log.info("%s: an official checkpoint with %s", path, yaml.name)
+        config = detectron2.read_config(yaml, tensors, classes)
+    else:
+        log.info("%s: an official checkpoint; its model is read off the shapes", path)
+        config = infer.config_of(detectron2.renamed(tensors), path, classes=classes)
+    model = Mask2Former(config)
+    load_tensors(model, detectron2.convert(tensors, list(model.state_dict())), str(path))
     return model
+
+
+def save_model(model: Mask2Former, folder: str | Path, format: Format) -> None:
+    """Write a model as a folder of the named format; ValueError says why it has no place there."""
+    if format == "mask2former":
+        native.save_model(model, folder)
+    elif format == "transformers":
+        huggingface.save_model(model, Path(folder))
+    else:
+        detectron2_writer.save_model(model, Path(folder))
 
 
 def load_tensors(model: Mask2Former, tensors: dict[str, Tensor], source: str) -> None:

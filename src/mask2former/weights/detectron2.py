@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from torch import Tensor
 
@@ -19,11 +18,14 @@ from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.modeling.swin import SwinConfig
 from mask2former.structures import Category, View
+from mask2former.weights.files import tensors_of
+from mask2former.weights.infer import categories_for, numbered
+from mask2former.weights.names import Table, their_names
 
-_RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+EXACT = "mask2former.json"  # what we write beside a checkpoint of ours: all that a yaml cannot say
+RESNET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
-# Regular expressions from our names to the official ones; the first that fits is used.
-_NAMES = (
+_NAMES: Table = (
     (r"backbone\.stem\.conv\.(.*)", r"backbone.stem.conv1.\1"),
     (r"backbone\.stem\.norm\.(.*)", r"backbone.stem.conv1.norm.\1"),
     (
@@ -115,31 +117,26 @@ _SURPLUS = re.compile(
 
 def official_name(name: str) -> str:
     """The official checkpoints' name of one of our parameters or buffers."""
-    for pattern, replacement in _NAMES:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return _expand(match, replacement)
-    raise KeyError(name)
+    (theirs,) = their_names(name, _NAMES)
+    return theirs
 
 
-def _expand(match: re.Match[str], replacement: str) -> str:
-    """As `match.expand`, and `{1+2}`, `{1/2}` are group 1 plus 2, halved."""
-
-    def number(found: re.Match[str]) -> str:
-        group, operator, operand = int(match[int(found[1])]), found[2], int(found[3])
-        return str(group + operand if operator == "+" else group // operand)
-
-    return match.expand(re.sub(r"\{(\d)([+/])(\d)\}", number, replacement))
+def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same under the latest names: the published image checkpoints have an older one."""
+    static = "sem_seg_head.predictor.static_query.weight"
+    return {
+        "sem_seg_head.predictor.query_feat.weight" if name == static else name: tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def convert(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     """Official tensors under our `names`; those that have no place here keep their own name, so
     that loading can list them."""
-    static = "sem_seg_head.predictor.static_query.weight"  # the published image checkpoints
     wanted = {official_name(name) for name in names}
     tensors = {
-        "sem_seg_head.predictor.query_feat.weight" if name == static else name: tensor
-        for name, tensor in tensors.items()
+        name: tensor
+        for name, tensor in renamed(tensors).items()
         if name in wanted or not _SURPLUS.fullmatch(name)
     }
     ours = {}
@@ -212,41 +209,16 @@ def read_pkl(path: Path) -> dict[str, Tensor]:
         content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except Exception as e:  # damaged pickles raise nearly anything
         raise ValueError(f"{path}: not a detectron2 checkpoint: {e}") from None
-    return _tensors_of(content, path)
-
-
-def read_pth(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth`, plain or with "model" and optimiser state."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds; each means the same here
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise ValueError(
-            f"{path}: not a checkpoint that can be read without executing code: {reason}"
-        ) from None
-    return _tensors_of(content, path)
-
-
-def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, no names and tensors")
-    tensors = {}
-    for name, value in content.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            value = torch.from_numpy(value.copy())
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{path}: entry '{name}' is a {type(value).__name__}, not a tensor")
-        tensors[name] = value
-    return tensors
+    return tensors_of(content, path)
 
 
 # --- detectron2's yaml -> our config --------------------------------------------------------------
 
 
-def read_config(path: Path, tensors: dict[str, Tensor]) -> Mask2FormerConfig:
-    """The model that a detectron2 `config.yaml` describes.
+def read_config(
+    path: Path, tensors: dict[str, Tensor], classes: str | tuple[str, ...] | None = None
+) -> Mask2FormerConfig:
+    """The model that a detectron2 `config.yaml` describes; `classes` as for `load_model`.
 
     The yaml leaves three things to the code or the data set, which are read off the tensors: the
     encoder's feed-forward width, whether it is the video model's, and what the classes are.
@@ -257,7 +229,7 @@ def read_config(path: Path, tensors: dict[str, Tensor]) -> Mask2FormerConfig:
         former, head = model["MASK_FORMER"], model["SEM_SEG_HEAD"]
         test = former["TEST"]
         return Mask2FormerConfig(
-            categories=_categories(head["NUM_CLASSES"], test),
+            categories=_categories(head["NUM_CLASSES"], test, classes, path),
             backbone=_backbone(model),
             pixel_decoder=PixelDecoderConfig(
                 channels=head["CONVS_DIM"],
@@ -325,10 +297,10 @@ def _backbone(model: dict[str, Any]) -> ResNetConfig | SwinConfig:
             drop_path=swin["DROP_PATH_RATE"],
         )
     resnet = model["RESNETS"]
-    if resnet["DEPTH"] not in _RESNET_DEPTHS:
+    if resnet["DEPTH"] not in RESNET_DEPTHS:
         raise ValueError(f"MODEL.RESNETS.DEPTH {resnet['DEPTH']}: only 50 and 101 are released")
     return ResNetConfig(
-        depths=_RESNET_DEPTHS[resnet["DEPTH"]],
+        depths=RESNET_DEPTHS[resnet["DEPTH"]],
         stem_channels=resnet["STEM_OUT_CHANNELS"],
         width=resnet["WIDTH_PER_GROUP"] * resnet["NUM_GROUPS"],
         channels=resnet["RES2_OUT_CHANNELS"],
@@ -336,11 +308,11 @@ def _backbone(model: dict[str, Any]) -> ResNetConfig | SwinConfig:
     )
 
 
-def _categories(count: int, test: dict[str, Any]) -> tuple[Category, ...]:
-    """Numbered stand-ins: a detectron2 config names the data set, not its classes."""
-    colors = np.random.default_rng(0).integers(40, 230, (count, 3)).tolist()
-    is_thing = not (test["SEMANTIC_ON"] and not test["PANOPTIC_ON"] and not test["INSTANCE_ON"])
-    return tuple(
-        Category(id=i, name=f"class {i}", is_thing=is_thing, color=tuple(color))
-        for i, color in enumerate(colors)
-    )
+def _categories(
+    count: int, test: dict[str, Any], classes: str | tuple[str, ...] | None, path: Path
+) -> tuple[Category, ...]:
+    """The classes that are named, or stand-ins: the yaml names the data set, not its classes."""
+    if classes is not None:
+        return categories_for(count, classes, path)
+    semantic_only = test["SEMANTIC_ON"] and not test["PANOPTIC_ON"] and not test["INSTANCE_ON"]
+    return numbered(count, is_thing=not semantic_only)

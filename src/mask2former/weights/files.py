@@ -1,0 +1,97 @@
+"""Weight files on disk: read without executing anything in them, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file. ValueError names the file if it is none."""
+    try:
+        tree = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path}: not valid JSON: {e}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: holds a {type(tree).__name__}, not a mapping")
+    return tree
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, floating point in fp32."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"{path}: not a readable safetensors file: {e}") from None
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def read_torch(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of `torch.save`, plain or under "model" or "state_dict"."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises many kinds; each means the same here
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ValueError(
+            f"{path}: not a checkpoint that can be read without executing code: {reason}"
+        ) from None
+    return tensors_of(content, path)
+
+
+def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """The names and tensors of a checkpoint's content; optimiser state and the like are left."""
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, no names and tensors")
+    tensors = {}
+    for name, value in content.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(value.copy())
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path}: entry '{name}' is a {type(value).__name__}, not a tensor")
+        tensors[name] = value
+    return tensors
+
+
+def write_files(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
+    """Write files to a folder: name -> what writes it to the path that it is given.
+
+    All are written aside and moved at the end: an interruption leaves the old ones whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        for name, write in writers.items():
+            write(Path(aside, name))
+        for name in writers:
+            os.replace(Path(aside, name), folder / name)
+
+
+def json_writer(tree: Any) -> Callable[[Path], object]:
+    return lambda path: path.write_text(json.dumps(tree, indent=1) + "\n")
+
+
+def safetensors_writer(
+    tensors: Mapping[str, Tensor], *, format: str, dtype: torch.dtype | None = None
+) -> Callable[[Path], object]:
+    """`dtype` is how floating-point tensors are stored (default: as they are)."""
+    stored = {
+        # Cloned, for parts of one tensor may not share their memory in a file.
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).clone()
+        for name, tensor in tensors.items()
+    }
+    return lambda path: save_file(stored, path, metadata={"format": format})

@@ -1,0 +1,68 @@
+"""What the weight formats of others share: tables of names, and what they can hold."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from mask2former.modeling.decoder import DecoderConfig
+from mask2former.modeling.mask2former import Mask2FormerConfig
+from mask2former.modeling.pixel_decoder import PixelDecoderConfig
+
+# Regular expressions from our names to theirs; the first that fits is used. `{1+2}` and `{1/2}` are
+# group 1 plus 2, and halved; `<a|b>` says that they keep the parts of a joint tensor apart.
+Table = tuple[tuple[str, str], ...]
+
+
+def their_names(name: str, table: Table) -> list[str]:
+    """The name, or the names of the parts, that one of our tensors has in another format."""
+    for pattern, replacement in table:
+        match = re.fullmatch(pattern, name)
+        if match:
+            theirs = _expand(match, replacement)
+            parts = re.search(r"<(.*)>", theirs)
+            if parts is None:
+                return [theirs]
+            return [theirs.replace(parts[0], part) for part in parts[1].split("|")]
+    raise KeyError(name)
+
+
+def _expand(match: re.Match[str], replacement: str) -> str:
+    def number(found: re.Match[str]) -> str:
+        group, operator, operand = int(match[int(found[1])]), found[2], int(found[3])
+        return str(group + operand if operator == "+" else group // operand)
+
+    return match.expand(re.sub(r"\{(\d)([+/])(\d)\}", number, replacement))
+
+
+def require_official(config: Mask2FormerConfig, format: str, *, video: bool = False) -> None:
+    """ValueError, naming the fields, if a model is none that the official code could be.
+
+    `video` says whether `format` knows the video model.
+    """
+    faults = []
+    free = {
+        "decoder": ("channels", "mask_channels", "layers", "heads", "feedforward", "queries"),
+        "pixel_decoder": ("channels", "layers", "heads", "feedforward"),
+    }
+    temporal = video and config.decoder.temporal_positions
+    plain: dict[str, DecoderConfig | PixelDecoderConfig] = {
+        "decoder": DecoderConfig(temporal_positions=temporal),
+        "pixel_decoder": PixelDecoderConfig(),
+    }
+    for part, default in plain.items():
+        ours = getattr(config, part)
+        same = replace(default, **{name: getattr(ours, name) for name in (*free[part], "dropout")})
+        faults += [
+            f"{part}.{name} is {value!r}, not {getattr(same, name)!r}"
+            for name, value in vars(ours).items()
+            if value != getattr(same, name)
+        ]
+    if config.pixel_decoder.heads != config.decoder.heads:
+        faults.append("pixel_decoder.heads and decoder.heads differ")
+    if config.pixel_decoder.dropout != config.decoder.dropout:
+        faults.append("pixel_decoder.dropout and decoder.dropout differ")
+    if config.pixel_decoder.channels != config.decoder.channels:
+        faults.append("pixel_decoder.channels and decoder.channels differ")
+    if faults:
+        raise ValueError(f"{format} cannot hold this model: {'; '.join(faults)}")
