@@ -18,7 +18,7 @@ import tiny
 from mask2former import cli
 from mask2former.cli import main
 from mask2former.commands import predict as predicting
-from mask2former.commands.options import Convert, Demo, Evaluate, Predict, Preset, Train
+from mask2former.commands.options import Convert, Demo, Evaluate, Models, Predict, Preset, Train
 from mask2former.commands.predict import describe
 from mask2former.commands.train import build_config
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig, write_coco_panoptic
@@ -41,6 +41,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "convert": Convert,
+    "models": Models,
     "demo": Demo,
 }
 SMALL = ["model.view.shortest_side=64", "view.size=64", "view.crop=[64,64]", "workers=0"]
@@ -103,7 +104,9 @@ def test_help_shows_an_example_that_is_understood(
     documentation = COMMANDS[command].__doc__
     assert documentation is not None
     example = documentation.split("Example: mask2former ")[1].splitlines()[0]
-    options = tyro.cli(Predict | Train | Evaluate | Convert | Demo, args=shlex.split(example))
+    options = tyro.cli(
+        Predict | Train | Evaluate | Convert | Models | Demo, args=shlex.split(example)
+    )
     assert isinstance(options, COMMANDS[command])
 
 
@@ -379,6 +382,19 @@ def test_convert_writes_into_new_folders_alone(
     assert "transformers cannot hold this model" in said
     assert "decoder.selected_share is 0.1, not 0.0" in said
     assert not out.exists()
+
+
+def test_models_lists_names_figures_and_licences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    for part in ("scenes", "nuclei", "coco-panoptic-swin-t", "PQ 53.2, AP 43.3", "CC BY-NC 4.0"):
+        assert part in said
+    assert main(["models", "--only", "ade20k-instance"]) == 0
+    said = capsys.readouterr().out
+    assert "100 classes of ade20k" in said
+    assert "coco" not in said
+    assert main(["models", "--only", "kitti"]) == 2
+    assert "--only kitti: no model's name holds this text" in capsys.readouterr().err
 
 
 # --- train ----------------------------------------------------------------------------------------

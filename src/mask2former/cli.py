@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from mask2former.commands.options import Convert, Demo, Evaluate, Predict, Train
+from mask2former.commands.options import Convert, Demo, Evaluate, Models, Predict, Train
 
 DESCRIPTION = """Segment images with one model: panoptic, instance and semantic.
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
     words = [word for word in words if word != "--traceback"]
     options = tyro.cli(
-        Predict | Train | Evaluate | Convert | Demo,
+        Predict | Train | Evaluate | Convert | Models | Demo,
         prog="mask2former",
         description=DESCRIPTION,
         args=words or ["--help"],
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAULT
 
 
-def run(options: Predict | Train | Evaluate | Convert | Demo) -> int:
+def run(options: Predict | Train | Evaluate | Convert | Models | Demo) -> int:
     """Do what the options say. Imports wait until here, as torch's takes seconds."""
     if isinstance(options, Predict):
         from mask2former.commands.predict import predict
@@ -75,6 +75,10 @@ def run(options: Predict | Train | Evaluate | Convert | Demo) -> int:
         from mask2former.commands.convert import convert
 
         convert(options)
+    elif isinstance(options, Models):
+        from mask2former.commands.models import list_models
+
+        list_models(options)
     else:
         from mask2former.demo import demo
 

@@ -24,7 +24,7 @@ from mask2former.inference.postprocess import TASKS, Task, segment
 from mask2former.inference.resample import Sizes
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.structures import Category, Output, Segmentation
-from mask2former.weights import find_model, load_model
+from mask2former.weights import load
 
 ImageLike = str | Path | np.ndarray | Image.Image | Tensor
 
@@ -53,7 +53,7 @@ class Segmenter:
         `device="auto"` takes CUDA, then MPS, then the CPU. `batch_size` images go through the
         model together, padded to the largest of them.
         """
-        model = load_model(find_model(name_or_path), classes=classes)
+        model = load(name_or_path, classes=classes)
         model = model.to(device=pick_device(device), dtype=dtype)
         return cls(model, batch_size=batch_size)
 

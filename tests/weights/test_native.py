@@ -10,7 +10,7 @@ import torch
 
 import tiny
 from mask2former.modeling.mask2former import Mask2Former
-from mask2former.weights import files, find_model, load_model, load_tensors
+from mask2former.weights import files, load_model, load_tensors
 from mask2former.weights.native import save_model
 
 
@@ -170,17 +170,3 @@ def test_long_lists_are_cut() -> None:
     with pytest.raises(ValueError, match=r"and \d+ more") as caught:
         load_tensors(tiny.model(), {}, "empty")
     assert len(str(caught.value).splitlines()) == 22
-
-
-# --- names of embedded models --------------------------------------------------------------------
-
-
-def test_a_path_is_found_as_it_is(tmp_path: Path) -> None:
-    assert find_model(tmp_path) == tmp_path
-
-
-def test_a_name_is_found_in_the_package(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mask2former.weights.EMBEDDED", saved.parent)
-    assert find_model("model") == saved
-    with pytest.raises(FileNotFoundError, match=r"modle: neither .* did you mean 'model'\?"):
-        find_model("modle")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mask2former.commands.loading import class_names
 from mask2former.commands.options import Convert
-from mask2former.weights import find_model, load_model, log, save_model
+from mask2former.weights import load, load_model, log, save_model
 
 
 def convert(options: Convert) -> None:
@@ -21,7 +21,7 @@ def convert(options: Convert) -> None:
     told = logging.StreamHandler(sys.stdout)  # which format it was
     log.setLevel(logging.INFO)
     log.addHandler(told)
-    model = load_model(find_model(options.model), classes=class_names(options.classes))
+    model = load(options.model, classes=class_names(options.classes))
     log.removeHandler(told)
     save_model(model, options.out, options.to)
     written = load_model(options.out)

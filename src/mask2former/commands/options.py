@@ -33,7 +33,7 @@ class Predict:
     ]
     """Files, folders, or quoted patterns such as 'photos/**/*.jpg'."""
     model: str = "scenes"
-    """An embedded model's name, or the path of another model."""
+    """A name that `mask2former models` lists, or a path."""
     classes: Classes = None
     """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
     task: Tasks = ()
@@ -96,7 +96,7 @@ class Evaluate:
     """
 
     model: str = "scenes"
-    """An embedded model's name, or the path of another model."""
+    """A name that `mask2former models` lists, or a path."""
     data: Annotated[str, arg(metavar="FOLDER")]
     """A data set in COCO's panoptic or instance format, or "scenes" for newly drawn scenes."""
     classes: Classes = None
@@ -129,13 +129,24 @@ class Convert:
     """
 
     model: Positional[Annotated[str, arg(metavar="MODEL")]]
-    """An embedded model's name, or a path: ours, official, transformers' or mmdetection's."""
+    """A name that `mask2former models` lists, or a path: ours, official, of transformers, ..."""
     out: Folder
     """Folder to write; it must not hold anything yet."""
     to: Format = "mask2former"
     """mask2former (config.json, safetensors), transformers, or detectron2 (the official one)."""
     classes: Classes = None
     """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the models that have names: the embedded ones and the paper's released checkpoints.
+
+    Example: mask2former models --only coco-panoptic
+    """
+
+    only: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    """List those whose name holds this text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from mask2former.presets import PRESETS
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import TrainConfig
 from mask2former.training.trainer import summary, train
-from mask2former.weights import find_model
 
 
 def run_training(options: Train) -> None:
@@ -56,7 +55,7 @@ def build_config(options: Train) -> TrainConfig:
         if value is not None:
             _set(tree, key, value)
     if options.initial_weights is not None:
-        tree["initial_weights"] = str(find_model(options.initial_weights))
+        tree["initial_weights"] = options.initial_weights
     for override in options.overrides:
         key, equals, text = override.partition("=")
         if not equals:

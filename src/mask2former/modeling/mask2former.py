@@ -95,16 +95,16 @@ class Mask2Former(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        name_or_path: str | Path,
         *,
         classes: str | tuple[str, ...] | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> Mask2Former:
-        """Read a model in any of the formats that `mask2former.weights.load_model` knows."""
-        from mask2former.weights import load_model
+        """A model by path or name, in any format that `mask2former.weights.load` knows."""
+        from mask2former.weights import load
 
-        return load_model(path, classes=classes).to(device=device, dtype=dtype).eval()
+        return load(name_or_path, classes=classes).to(device=device, dtype=dtype).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config and weights (safetensors) to a folder."""

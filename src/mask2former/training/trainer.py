@@ -26,7 +26,7 @@ from mask2former.training.config import TrainConfig
 from mask2former.training.evaluate import evaluate
 from mask2former.training.memory import keep_freed_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
-from mask2former.weights import load_model, load_tensors
+from mask2former.weights import load, load_tensors
 from mask2former.weights.native import save_model
 
 
@@ -116,7 +116,7 @@ def build_model(config: TrainConfig) -> Mask2Former:
     """A new model, or one that starts from `initial_weights`."""
     model = Mask2Former(config.model)
     if config.initial_weights is not None:
-        source = load_model(config.initial_weights)
+        source = load(config.initial_weights)
         load_tensors(model, source.state_dict(), config.initial_weights)
     return model.train()
 

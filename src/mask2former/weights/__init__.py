@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,7 @@ from mask2former.weights import (
     mmdetection,
     native,
 )
+from mask2former.weights.released import Released, released_models
 
 Format = Literal["mask2former", "transformers", "detectron2"]
 EMBEDDED = Path(__file__).parents[1] / "models"
@@ -122,22 +125,62 @@ def load_tensors(model: Mask2Former, tensors: dict[str, Tensor], source: str) ->
     model.load_state_dict(tensors)
 
 
-def find_model(name_or_path: str | Path) -> Path:
-    """The path of a model: an embedded one by its name, any other as it is.
+def load(name_or_path: str | Path, *, classes: str | tuple[str, ...] | None = None) -> Mask2Former:
+    """A model by path or by name; a path wins over a name.
 
-    A path wins over a name. FileNotFoundError lists the names, nearest first.
+    Names are those of embedded models ("scenes"), of released checkpoints ("coco-panoptic-swin-t",
+    downloaded on first use) and of repositories on the Hugging Face Hub ("facebook/...").
+    FileNotFoundError lists the nearest names, ConnectionError says which file to put where.
     """
+    name = str(name_or_path)
     if Path(name_or_path).exists():
-        return Path(name_or_path)
-    names = embedded_models()
-    if str(name_or_path) in names:
-        return EMBEDDED / str(name_or_path)
-    near = difflib.get_close_matches(str(name_or_path), names, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+        return load_model(name_or_path, classes=classes)
+    if name in embedded_models():
+        return load_model(EMBEDDED / name, classes=classes)
+    if name in released_models():
+        return _load_released(released_models()[name])
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.startswith("."):
+        return load_model(fetch_repository(name), classes=classes)
+    names = [*embedded_models(), *released_models()]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     raise FileNotFoundError(
-        f"{name_or_path}: neither a file or folder nor the name of a model; {hint}"
-        f"embedded models: {', '.join(names) or 'none'}"
+        f"{name}: neither a file or folder nor the name of a model; {hint}"
+        f"embedded models: {', '.join(embedded_models()) or 'none'}; `mask2former models` lists all"
     )
+
+
+def _load_released(released: Released) -> Mask2Former:
+    path = released.fetch()
+    tensors = detectron2.renamed(detectron2.read_pkl(path))
+    config = infer.config_of(tensors, path, view=released.view)
+    if len(config.categories) != len(released.categories):
+        raise ValueError(
+            f"{path}: tells {len(config.categories)} classes apart, but {released.name}"
+            f" {len(released.categories)}; it is another checkpoint"
+        )
+    decoder = replace(config.decoder, temporal_positions=released.task == "video-instance")
+    model = Mask2Former(replace(config, categories=released.categories, decoder=decoder))
+    load_tensors(model, detectron2.convert(tensors, list(model.state_dict())), str(path))
+    return model
+
+
+def fetch_repository(name: str) -> Path:
+    """The local copy of a repository on the Hub, brought here if need be.
+
+    ConnectionError if it is neither here nor can be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.bin"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ConnectionError(
+            f"{name}: no file or folder here, and the Hugging Face Hub does not give it: {reason}"
+        ) from None
 
 
 def embedded_models() -> list[str]:
