@@ -9,7 +9,7 @@ from mask2former.commands.options import Models
 from mask2former.weights import EMBEDDED, embedded_models, native
 from mask2former.weights.released import LICENCE, released_models
 
-WIDTH = 130  # of the table where nothing says how wide the output is
+WIDTH = 160  # of the table where nothing says how wide the output is
 
 
 def list_models(options: Models) -> None:

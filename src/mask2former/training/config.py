@@ -65,6 +65,7 @@ class TrainConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     ema: float = 0.0  # decay of the weights' moving average, which then is what is kept; 0: none
     initial_weights: str | None = None  # a model to start from
+    backbone_weights: str | None = None  # else, a classifier's whose backbone it starts from
     seed: int = 0
     workers: int = 1
     evaluate_every: int = 5_000  # steps; 0: at the end only

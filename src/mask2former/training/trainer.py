@@ -27,6 +27,7 @@ from mask2former.training.evaluate import evaluate
 from mask2former.training.memory import keep_freed_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
 from mask2former.weights import load, load_tensors
+from mask2former.weights.backbones import load_backbone
 from mask2former.weights.native import save_model
 
 
@@ -113,8 +114,10 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
 
 
 def build_model(config: TrainConfig) -> Mask2Former:
-    """A new model, or one that starts from `initial_weights`."""
+    """A new model, or one that starts from `initial_weights` or `backbone_weights`."""
     model = Mask2Former(config.model)
+    if config.backbone_weights is not None:
+        load_backbone(model, config.backbone_weights)
     if config.initial_weights is not None:
         source = load(config.initial_weights)
         load_tensors(model, source.state_dict(), config.initial_weights)

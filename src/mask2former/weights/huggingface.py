@@ -25,15 +25,15 @@ from mask2former.weights.names import Table, require_official, their_names
 
 CONFIG, VIEW, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 OURS = "mask2former_config"  # the entry of config.json that holds what theirs has no place for
-_ENCODER = "model.pixel_level_module.encoder."
+ENCODER = "model.pixel_level_module.encoder."
 _PIXELS = "model.pixel_level_module.decoder."
 _DECODER = "model.transformer_module."
 _BLOCK = r"backbone\.stages\.(\d+)\.blocks\.(\d+)\."
-_THEIR_BLOCK = _ENCODER + r"encoder.layers.\1.blocks.\2."
+_THEIR_BLOCK = ENCODER + r"encoder.layers.\1.blocks.\2."
 
 _SWIN: Table = (
-    (r"backbone\.patch_embed\.(.*)", _ENCODER + r"embeddings.patch_embeddings.projection.\1"),
-    (r"backbone\.patch_norm\.(.*)", _ENCODER + r"embeddings.norm.\1"),
+    (r"backbone\.patch_embed\.(.*)", ENCODER + r"embeddings.patch_embeddings.projection.\1"),
+    (r"backbone\.patch_norm\.(.*)", ENCODER + r"embeddings.norm.\1"),
     (
         _BLOCK + r"attention\.qkv\.(.*)",
         _THEIR_BLOCK + r"attention.self.<query|key|value>.\3",
@@ -44,27 +44,27 @@ _SWIN: Table = (
     (_BLOCK + r"norm2\.(.*)", _THEIR_BLOCK + r"layernorm_after.\3"),
     (_BLOCK + r"mlp\.0\.(.*)", _THEIR_BLOCK + r"intermediate.dense.\3"),
     (_BLOCK + r"mlp\.2\.(.*)", _THEIR_BLOCK + r"output.dense.\3"),
-    (r"backbone\.stages\.(\d+)\.norm\.(.*)", _ENCODER + r"hidden_states_norms.stage{1+1}.\2"),
-    (r"backbone\.merges\.(\d+)\.(.*)", _ENCODER + r"encoder.layers.\1.downsample.\2"),
+    (r"backbone\.stages\.(\d+)\.norm\.(.*)", ENCODER + r"hidden_states_norms.stage{1+1}.\2"),
+    (r"backbone\.merges\.(\d+)\.(.*)", ENCODER + r"encoder.layers.\1.downsample.\2"),
 )
 _RESNET: Table = (
-    (r"backbone\.stem\.conv\.(.*)", _ENCODER + r"embedder.embedder.convolution.\1"),
-    (r"backbone\.stem\.norm\.(.*)", _ENCODER + r"embedder.embedder.normalization.\1"),
+    (r"backbone\.stem\.conv\.(.*)", ENCODER + r"embedder.embedder.convolution.\1"),
+    (r"backbone\.stem\.norm\.(.*)", ENCODER + r"embedder.embedder.normalization.\1"),
     (
         r"backbone\.stages\.(\d+)\.(\d+)\.convs\.(\d+)\.conv\.(.*)",
-        _ENCODER + r"encoder.stages.\1.layers.\2.layer.\3.convolution.\4",
+        ENCODER + r"encoder.stages.\1.layers.\2.layer.\3.convolution.\4",
     ),
     (
         r"backbone\.stages\.(\d+)\.(\d+)\.convs\.(\d+)\.norm\.(.*)",
-        _ENCODER + r"encoder.stages.\1.layers.\2.layer.\3.normalization.\4",
+        ENCODER + r"encoder.stages.\1.layers.\2.layer.\3.normalization.\4",
     ),
     (
         r"backbone\.stages\.(\d+)\.(\d+)\.shortcut\.conv\.(.*)",
-        _ENCODER + r"encoder.stages.\1.layers.\2.shortcut.convolution.\3",
+        ENCODER + r"encoder.stages.\1.layers.\2.shortcut.convolution.\3",
     ),
     (
         r"backbone\.stages\.(\d+)\.(\d+)\.shortcut\.norm\.(.*)",
-        _ENCODER + r"encoder.stages.\1.layers.\2.shortcut.normalization.\3",
+        ENCODER + r"encoder.stages.\1.layers.\2.shortcut.normalization.\3",
     ),
 )
 _LAYER = r"decoder\.layers\.(\d+)\."
@@ -303,8 +303,8 @@ def _their_tensors(model: Mask2Former) -> dict[str, Tensor]:
     weight[-1] = 0.1
     tensors["criterion.empty_weight"] = weight
     if isinstance(config.backbone, SwinConfig):
-        tensors[_ENCODER + "swin.layernorm.weight"] = torch.ones(8 * config.backbone.width)
-        tensors[_ENCODER + "swin.layernorm.bias"] = torch.zeros(8 * config.backbone.width)
+        tensors[ENCODER + "swin.layernorm.weight"] = torch.ones(8 * config.backbone.width)
+        tensors[ENCODER + "swin.layernorm.bias"] = torch.zeros(8 * config.backbone.width)
     for name in [name for name in tensors if name.endswith("normalization.running_mean")]:
         counter = name.replace("running_mean", "num_batches_tracked")
         tensors.setdefault(counter, torch.tensor(0))

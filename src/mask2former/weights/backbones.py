@@ -1,0 +1,62 @@
+"""Backbones that others trained, on ImageNet mostly, as what a training starts from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from mask2former.modeling.mask2former import Mask2Former
+from mask2former.weights import detectron2, files, huggingface, mmdetection
+
+# The classifier, its last norm, and constants.
+_SURPLUS = re.compile(r"(fc|head|norm|classifier|layernorm|pooler)\..*|.*\.attn_mask")
+_THEIR_PREFIX = re.compile(r"^(swin|resnet|model)\.")
+_HUGGING_FACE = ("embeddings.", "embedder.")  # what their names begin with
+
+
+def load_backbone(model: Mask2Former, path: str | Path) -> None:
+    """Give a model the weights of a classification network, whoever wrote them.
+
+    torchvision's ResNet (`.pth`), detectron2's (`.pkl`, those converted from torchvision's), the
+    official Swin (`.pth`), and folders of transformers (Swin, ResNet). Norms that a classifier has
+    not (of Swin's maps) stay as they are. ValueError lists what is missing or of another shape.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; backbone_weights names a file")
+    if path.is_dir():
+        tensors = huggingface.read_weights(path)
+    else:
+        tensors = detectron2.read_pkl(path) if path.suffix == ".pkl" else files.read_torch(path)
+    expected = {f"backbone.{name}": t for name, t in model.backbone.state_dict().items()}
+    found = converted(tensors, model)
+    optional = {name for name in expected if re.match(r"backbone\.stages\.\d\.norm\.", name)}
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    faults = [f"missing: {name}" for name in expected.keys() - found.keys() - optional - counters]
+    faults += [
+        f"shape of {name}: {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+        for name, tensor in found.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    faults += [f"unknown: {name}" for name in found.keys() - expected.keys()]
+    if faults:
+        shown = "\n  ".join(sorted(faults)[:10])
+        more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise ValueError(
+            f"{path}: no weights of this backbone ({len(faults)} tensors):\n  {shown}{more}\n"
+            "Choose the file of the same architecture, or change model.backbone"
+        )
+    model.load_state_dict(found, strict=False)
+
+
+def converted(tensors: dict[str, Tensor], model: Mask2Former) -> dict[str, Tensor]:
+    """A classifier's tensors under our names; those without a place keep theirs."""
+    bare = {_THEIR_PREFIX.sub("", name): t for name, t in tensors.items()}
+    bare = {name: t for name, t in bare.items() if not _SURPLUS.fullmatch(name)}
+    if any(name.startswith(_HUGGING_FACE) for name in bare):
+        return huggingface.convert({huggingface.ENCODER + n: t for n, t in bare.items()}, model)
+    named = {mmdetection.official_name(f"backbone.{name}"): t for name, t in bare.items()}
+    ours = [f"backbone.{name}" for name in model.backbone.state_dict()]
+    return detectron2.convert(named, ours)
