@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mask2former.modeling.backbone import Backbone
 from mask2former.modeling.decoder import Decoder, DecoderConfig
+from mask2former.modeling.hf_backbone import HFBackbone, HFBackboneConfig
 from mask2former.modeling.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from mask2former.modeling.position_encoding import Origin
 from mask2former.modeling.resnet import ResNet, ResNetConfig
@@ -25,7 +26,7 @@ class Mask2FormerConfig:
     """A whole model: its parts, what it tells apart, and how images are shown to it."""
 
     categories: tuple[Category, ...]
-    backbone: ResNetConfig | SwinConfig = field(default_factory=ResNetConfig)
+    backbone: ResNetConfig | SwinConfig | HFBackboneConfig = field(default_factory=ResNetConfig)
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     view: View = field(default_factory=View)
@@ -113,5 +114,7 @@ class Mask2Former(nn.Module):
         save_model(self, folder)
 
 
-def build_backbone(config: ResNetConfig | SwinConfig) -> Backbone:
+def build_backbone(config: ResNetConfig | SwinConfig | HFBackboneConfig) -> Backbone:
+    if isinstance(config, HFBackboneConfig):
+        return HFBackbone(config)
     return ResNet(config) if isinstance(config, ResNetConfig) else Swin(config)

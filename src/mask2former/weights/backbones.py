@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mask2former.modeling.hf_backbone import HFBackbone
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.weights import detectron2, files, huggingface, mmdetection
 
@@ -21,8 +22,12 @@ def load_backbone(model: Mask2Former, path: str | Path) -> None:
 
     torchvision's ResNet (`.pth`), detectron2's (`.pkl`, those converted from torchvision's), the
     official Swin (`.pth`), and folders of transformers (Swin, ResNet). Norms that a classifier has
-    not (of Swin's maps) stay as they are. ValueError lists what is missing or of another shape.
+    not (of Swin's maps) stay as they are. A backbone of transformers takes its own, by folder or by
+    name on the Hub. ValueError lists what is missing or of another shape.
     """
+    if isinstance(model.backbone, HFBackbone):
+        model.backbone.load_pretrained(str(path))
+        return
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; backbone_weights names a file")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 
+from mask2former.modeling.hf_backbone import HFBackboneConfig
 from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.modeling.swin import SwinConfig
@@ -94,7 +95,10 @@ def _their_config(config: Mask2FormerConfig) -> dict[str, Any]:
     }
 
 
-def _their_backbone(config: ResNetConfig | SwinConfig) -> dict[str, Any]:
+def _their_backbone(
+    config: ResNetConfig | SwinConfig | HFBackboneConfig,
+) -> dict[str, Any]:
+    assert not isinstance(config, HFBackboneConfig)  # `require_official` has refused it
     if isinstance(config, SwinConfig):
         return {
             "BACKBONE": {"NAME": "D2SwinTransformer"},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mask2former.data.class_lists import categories_named
 from mask2former.modeling.decoder import DecoderConfig
+from mask2former.modeling.hf_backbone import HFBackboneConfig
 from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
@@ -334,7 +335,10 @@ def _their_config(config: Mask2FormerConfig) -> dict[str, Any]:
     }
 
 
-def _their_backbone(config: ResNetConfig | SwinConfig) -> dict[str, Any]:
+def _their_backbone(
+    config: ResNetConfig | SwinConfig | HFBackboneConfig,
+) -> dict[str, Any]:
+    assert not isinstance(config, HFBackboneConfig)  # `require_official` has refused it
     out = [f"stage{i}" for i in range(1, 5)]
     if isinstance(config, SwinConfig):
         return {

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from mask2former.modeling.decoder import DecoderConfig
+from mask2former.modeling.hf_backbone import HFBackboneConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 
@@ -41,6 +42,10 @@ def require_official(config: Mask2FormerConfig, format: str, *, video: bool = Fa
     `video` says whether `format` knows the video model.
     """
     faults = []
+    if isinstance(config.backbone, HFBackboneConfig):
+        faults.append(
+            f"its backbone is {config.backbone.model.get('model_type')!r} of transformers"
+        )
     free = {
         "decoder": ("channels", "mask_channels", "layers", "heads", "feedforward", "queries"),
         "pixel_decoder": ("channels", "layers", "heads", "feedforward"),
