@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -112,6 +113,12 @@ class Mask2Former(nn.Module):
         from mask2former.weights.native import save_model
 
         save_model(self, folder)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Publish on the Hugging Face Hub; the options are those of `weights.hub.push_to_hub`."""
+        from mask2former.weights.hub import push_to_hub
+
+        return push_to_hub(self, repository, **options)
 
 
 def build_backbone(config: ResNetConfig | SwinConfig | HFBackboneConfig) -> Backbone:

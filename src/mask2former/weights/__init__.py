@@ -22,6 +22,7 @@ from mask2former.weights import (
     mmdetection,
     native,
 )
+from mask2former.weights.hub import fetch_repository
 from mask2former.weights.released import Released, released_models
 
 Format = Literal["mask2former", "transformers", "detectron2"]
@@ -163,24 +164,6 @@ def _load_released(released: Released) -> Mask2Former:
     model = Mask2Former(replace(config, categories=released.categories, decoder=decoder))
     load_tensors(model, detectron2.convert(tensors, list(model.state_dict())), str(path))
     return model
-
-
-def fetch_repository(name: str) -> Path:
-    """The local copy of a repository on the Hub, brought here if need be.
-
-    ConnectionError if it is neither here nor can be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*.json", "*.safetensors", "*.bin"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise ConnectionError(
-            f"{name}: no file or folder here, and the Hugging Face Hub does not give it: {reason}"
-        ) from None
 
 
 def embedded_models() -> list[str]:
