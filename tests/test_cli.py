@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shlex
 import subprocess
 import sys
@@ -18,9 +19,19 @@ import tiny
 from mask2former import cli
 from mask2former.cli import main
 from mask2former.commands import predict as predicting
-from mask2former.commands.options import Convert, Demo, Evaluate, Models, Predict, Preset, Train
+from mask2former.commands.options import (
+    Convert,
+    Demo,
+    Evaluate,
+    Models,
+    Predict,
+    Preset,
+    Train,
+    Verify,
+)
 from mask2former.commands.predict import describe
 from mask2former.commands.train import build_config
+from mask2former.data.class_lists import class_list
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig, write_coco_panoptic
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.presets import PRESETS
@@ -35,6 +46,8 @@ from mask2former.structures import (
     View,
 )
 from mask2former.weights import save_model
+from mask2former.weights.detectron2 import official_name
+from mask2former.weights.released import released_models
 
 COMMANDS = {
     "predict": Predict,
@@ -42,8 +55,10 @@ COMMANDS = {
     "evaluate": Evaluate,
     "convert": Convert,
     "models": Models,
+    "verify": Verify,
     "demo": Demo,
 }
+RECORDED = {"PQ": 0.0, "AP": 0.0, "mIoU": 2.95}  # of the miniature of `verify`
 SMALL = ["model.view.shortest_side=64", "view.size=64", "view.crop=[64,64]", "workers=0"]
 
 
@@ -105,7 +120,7 @@ def test_help_shows_an_example_that_is_understood(
     assert documentation is not None
     example = documentation.split("Example: mask2former ")[1].splitlines()[0]
     options = tyro.cli(
-        Predict | Train | Evaluate | Convert | Models | Demo, args=shlex.split(example)
+        Predict | Train | Evaluate | Convert | Models | Verify | Demo, args=shlex.split(example)
     )
     assert isinstance(options, COMMANDS[command])
 
@@ -395,6 +410,58 @@ def test_models_lists_names_figures_and_licences(capsys: pytest.CaptureFixture[s
     assert "coco" not in said
     assert main(["models", "--only", "kitti"]) == 2
     assert "--only kitti: no model's name holds this text" in capsys.readouterr().err
+
+
+def miniature(folder: Path) -> None:
+    """Two of the drawn scenes as if they were Cityscapes': its classes, in COCO panoptic format."""
+    write_coco_panoptic(Scenes(length=2, seed=5), folder, "val")
+    path = folder / "annotations" / "panoptic_val.json"
+    content = read(path)
+    theirs = class_list("cityscapes")
+    content["categories"] = [
+        {"id": c.id, "name": c.name, "isthing": int(c.is_thing), "color": list(c.color)}
+        for c in theirs
+    ]
+    names = [category.name for category in CATEGORIES if not category.is_thing]
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            own = CATEGORIES[segment["category_id"] - 1]
+            place = len(theirs) - 8 + own.id % 8 if own.is_thing else names.index(own.name)
+            segment["category_id"] = theirs[place].id
+    path.write_text(json.dumps(content))
+
+
+def test_verify_puts_our_figures_beside_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """End to end on a miniature; its figures were recorded once and must not move."""
+    name = "cityscapes-panoptic-r50"
+    miniature(tmp_path / "data")
+    pixels = replace(tiny.CONFIG.pixel_decoder, points=4)
+    config = replace(tiny.CONFIG, backbone=tiny.SWIN, pixel_decoder=pixels)
+    model = tiny.model(replace(config, categories=class_list("cityscapes")))
+    arrays = {official_name(k): v.numpy() for k, v in model.state_dict().items()}
+    monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path / "cache"))
+    entry = replace(released_models()[name], shortest_side=128, longest_side=256)
+    entry.path.parent.mkdir(parents=True)
+    entry.path.write_bytes(pickle.dumps({"model": arrays}))
+    monkeypatch.setitem(released_models(), name, replace(entry, metrics=RECORDED))
+    words = ["verify", name, "--data", str(tmp_path / "data"), "--device", "cpu"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "2 images: agrees within 0.1" in said
+    monkeypatch.setitem(released_models(), name, replace(entry, metrics={"mIoU": 77.5}))
+    assert main(words) == 1
+    assert "2 images: does not agree within 0.1" in capsys.readouterr().out
+
+
+def test_verify_names_the_nearest_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "coco-panoptic-r5", "--data", str(tmp_path)]) == 2
+    assert "nearest: coco-panoptic-r50" in capsys.readouterr().err
+    assert main(["verify", "youtube-vis-2019-r50", "--data", str(tmp_path)]) == 2
+    assert "not the name of a released checkpoint for images" in capsys.readouterr().err
 
 
 # --- train ----------------------------------------------------------------------------------------

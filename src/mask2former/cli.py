@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from mask2former.commands.options import Convert, Demo, Evaluate, Models, Predict, Train
+from mask2former.commands.options import Convert, Demo, Evaluate, Models, Predict, Train, Verify
 
 DESCRIPTION = """Segment images with one model: panoptic, instance and semantic.
 
@@ -28,13 +28,14 @@ USER_ERRORS = (ValueError, OSError, ImportError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0: all is done, 1: some images could not be read, 2: nothing could be done, 130: interrupted.
+    0: all is done, 1: some images could not be read, or a figure is not the published one,
+    2: nothing could be done, 130: interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
     words = [word for word in words if word != "--traceback"]
     options = tyro.cli(
-        Predict | Train | Evaluate | Convert | Models | Demo,
+        Predict | Train | Evaluate | Convert | Models | Verify | Demo,
         prog="mask2former",
         description=DESCRIPTION,
         args=words or ["--help"],
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAULT
 
 
-def run(options: Predict | Train | Evaluate | Convert | Models | Demo) -> int:
+def run(options: Predict | Train | Evaluate | Convert | Models | Verify | Demo) -> int:
     """Do what the options say. Imports wait until here, as torch's takes seconds."""
     if isinstance(options, Predict):
         from mask2former.commands.predict import predict
@@ -79,6 +80,10 @@ def run(options: Predict | Train | Evaluate | Convert | Models | Demo) -> int:
         from mask2former.commands.models import list_models
 
         list_models(options)
+    elif isinstance(options, Verify):
+        from mask2former.commands.verify import verify
+
+        return OK if verify(options) else SOME_FAILED
     else:
         from mask2former.demo import demo
 

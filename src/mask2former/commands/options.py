@@ -150,6 +150,27 @@ class Models:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Measure a released checkpoint on its own data set, beside the published figures.
+
+    Example: mask2former verify coco-panoptic-r50 --data data/coco
+    """
+
+    model: Positional[Annotated[str, arg(metavar="NAME")]]
+    """A released checkpoint's name; `mask2former models` lists them. It is downloaded."""
+    data: Annotated[str, arg(metavar="FOLDER")]
+    """The data set, in COCO's panoptic format; for instance models in the instance format."""
+    split: Annotated[str, arg(metavar="NAME")] = "val"
+    """Part of the data set."""
+    tolerance: float = 0.1
+    """Most percent that a figure may differ; the exit status is 1 where one differs more."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    dtype: Dtype = "float32"
+    """What the model computes in."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """Draw new scenes, segment them, measure against the exact truth; write a page of pictures.
 

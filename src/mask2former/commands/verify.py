@@ -1,0 +1,54 @@
+"""`mask2former verify`: a released checkpoint measured here, beside what its authors published."""
+
+from __future__ import annotations
+
+import difflib
+
+from rich.console import Console
+from rich.table import Table
+
+from mask2former.commands.loading import load_segmenter
+from mask2former.commands.options import Verify
+from mask2former.data.detect import open_dataset
+from mask2former.inference.postprocess import TASKS, Task
+from mask2former.training.evaluate import evaluate
+from mask2former.weights.released import Released, released_models
+
+TASKS_OF: dict[str, tuple[Task, ...]] = {
+    "panoptic": TASKS,
+    "instance": ("instance",),
+    "semantic": ("semantic",),
+}
+
+
+def verify(options: Verify) -> bool:
+    """Print both figures; whether none is further from the published one than the tolerance."""
+    released = find(options.model)
+    segmenter = load_segmenter(released.name, device=options.device, dtype=options.dtype)
+    task = "instance" if released.task == "instance" else "panoptic"
+    dataset = open_dataset(options.data, options.split, task=task)
+    console = Console(highlight=False)
+    figures = evaluate(segmenter, dataset, TASKS_OF[released.task], progress=console.is_terminal)
+    table = Table("percent", "here", "published", "difference", title=released.name)
+    agrees = True
+    for metric, published in released.metrics.items():
+        difference = figures[metric] - published
+        agrees &= abs(difference) <= options.tolerance
+        row = (f"{figures[metric]:.2f}", f"{published:.1f}", f"{difference:+.2f}")
+        table.add_row(metric, *row)
+    console.print(table)
+    verdict = "agrees" if agrees else "does not agree"
+    console.print(f"{len(dataset)} images: {verdict} within {options.tolerance}")
+    return agrees
+
+
+def find(name: str) -> Released:
+    """ValueError names the nearest ones if there is no such checkpoint, or none for images."""
+    table = {n: r for n, r in released_models().items() if r.task in TASKS_OF}
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
+    raise ValueError(
+        f"{name}: not the name of a released checkpoint for images; nearest:"
+        f" {', '.join(near) or 'none'}. `mask2former models` lists all"
+    )
