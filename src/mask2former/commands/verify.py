@@ -25,8 +25,10 @@ def verify(options: Verify) -> bool:
     """Print both figures; whether none is further from the published one than the tolerance."""
     released = find(options.model)
     segmenter = load_segmenter(released.name, device=options.device, dtype=options.dtype)
-    task = "instance" if released.task == "instance" else "panoptic"
-    dataset = open_dataset(options.data, options.split, task=task)
+    instances = released.task == "instance"
+    dataset = open_dataset(
+        options.data, options.split, task="instance" if instances else "panoptic"
+    )
     console = Console(highlight=False)
     figures = evaluate(segmenter, dataset, TASKS_OF[released.task], progress=console.is_terminal)
     table = Table("percent", "here", "published", "difference", title=released.name)
