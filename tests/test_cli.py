@@ -45,7 +45,7 @@ from mask2former.structures import (
     Semantic,
     View,
 )
-from mask2former.weights import save_model
+from mask2former.weights import load_model, save_model
 from mask2former.weights.detectron2 import official_name
 from mask2former.weights.released import released_models
 
@@ -384,6 +384,17 @@ def test_convert_says_what_it_found_and_that_it_reads_back(
     second = torch.load(back / "model.pth", weights_only=True)["model"]
     assert first.keys() == second.keys()
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("format", ["mask2former", "transformers", "detectron2"])
+def test_convert_to_half_the_size(official: Path, tmp_path: Path, format: str) -> None:
+    out = tmp_path / "half"
+    assert main(["convert", str(official), "--to", format, "--half", "--out", str(out)]) == 0
+    first, second = load_model(official).state_dict(), load_model(out).state_dict()
+    for name, tensor in first.items():
+        assert torch.equal(second[name], tensor.half().float()), name
+    weights = [p for p in out.iterdir() if p.suffix in (".pth", ".safetensors")]
+    assert weights[0].stat().st_size < 0.6 * (official / "model.pth").stat().st_size
 
 
 def test_convert_writes_into_new_folders_alone(

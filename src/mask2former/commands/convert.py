@@ -23,7 +23,9 @@ def convert(options: Convert) -> None:
     log.addHandler(told)
     model = load(options.model, classes=class_names(options.classes))
     log.removeHandler(told)
-    save_model(model, options.out, options.to)
+    if options.half:
+        model = model.half().float()  # what can be written is what is compared
+    save_model(model, options.out, options.to, dtype=torch.float16 if options.half else None)
     written = load_model(options.out)
     tensors = written.state_dict()
     different = [k for k, t in model.state_dict().items() if not torch.equal(tensors[k], t)]

@@ -134,6 +134,8 @@ class Convert:
     """Folder to write; it must not hold anything yet."""
     to: Format = "mask2former"
     """mask2former (config.json, safetensors), transformers, or detectron2 (the official one)."""
+    half: FlagCreatePairsOff[bool] = False
+    """Store the weights in fp16, rounded, at half the size."""
     classes: Classes = None
     """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
@@ -97,14 +98,19 @@ def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2
     return model
 
 
-def save_model(model: Mask2Former, folder: str | Path, format: Format) -> None:
-    """Write a model as a folder of the named format; ValueError says why it has no place there."""
+def save_model(
+    model: Mask2Former, folder: str | Path, format: Format, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write a model as a folder of the named format; ValueError says why it has no place there.
+
+    `dtype` is how floating-point weights are stored (default: as they are).
+    """
     if format == "mask2former":
-        native.save_model(model, folder)
+        native.save_model(model, folder, dtype=dtype)
     elif format == "transformers":
-        huggingface.save_model(model, Path(folder))
+        huggingface.save_model(model, Path(folder), dtype=dtype)
     else:
-        detectron2_writer.save_model(model, Path(folder))
+        detectron2_writer.save_model(model, Path(folder), dtype=dtype)
 
 
 def load_tensors(model: Mask2Former, tensors: dict[str, Tensor], source: str) -> None:

@@ -21,9 +21,10 @@ WEIGHTS, CONFIG = "model.pth", "config.yaml"
 ENCODER_WIDTH = 1024  # which the official code takes, whatever its config says
 
 
-def save_model(model: Mask2Former, folder: Path) -> None:
+def save_model(model: Mask2Former, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write a folder that the official code loads. ValueError if it has no such model.
 
+    `dtype` is how floating-point weights are stored (default: as they are).
     `mask2former.json` holds, beside it, what a yaml has no key for: the classes.
     """
     config = model.config
@@ -33,7 +34,10 @@ def save_model(model: Mask2Former, folder: Path) -> None:
             f"detectron2 cannot hold this model: pixel_decoder.feedforward is"
             f" {config.pixel_decoder.feedforward}, and the official code fixes {ENCODER_WIDTH}"
         )
-    tensors = {official_name(name): t.detach().cpu() for name, t in model.state_dict().items()}
+    tensors = {
+        official_name(name): t.detach().to("cpu", dtype if t.is_floating_point() else None)
+        for name, t in model.state_dict().items()
+    }
     weight = torch.ones(len(config.categories) + 1)
     weight[-1] = 0.1
     tensors["criterion.empty_weight"] = weight

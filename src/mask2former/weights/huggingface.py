@@ -272,8 +272,11 @@ def convert(tensors: dict[str, Tensor], model: Mask2Former) -> dict[str, Tensor]
 # --- out ------------------------------------------------------------------------------------------
 
 
-def save_model(model: Mask2Former, folder: Path) -> None:
-    """Write a folder that transformers loads. ValueError if it has no such model."""
+def save_model(model: Mask2Former, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write a folder that transformers loads. ValueError if it has no such model.
+
+    `dtype` is how floating-point weights are stored (default: as they are).
+    """
     require_official(model.config, "transformers")
     backbone = model.config.backbone
     if isinstance(backbone, ResNetConfig):
@@ -286,7 +289,7 @@ def save_model(model: Mask2Former, folder: Path) -> None:
     files.write_files(
         folder,
         {
-            WEIGHTS: files.safetensors_writer(_their_tensors(model), format="pt"),
+            WEIGHTS: files.safetensors_writer(_their_tensors(model), format="pt", dtype=dtype),
             CONFIG: files.json_writer(_their_config(model.config)),
             VIEW: files.json_writer(_their_view(model.config)),
         },
