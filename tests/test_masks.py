@@ -9,13 +9,10 @@ from pycocotools import mask as coco_mask
 from mask2former.masks import (
     EncodedMasks,
     IdMapMasks,
-    boxes_of,
     check_polygons,
     decode_rle,
     encode_rle,
     rasterize_polygons,
-    rle_area,
-    rle_box,
 )
 
 
@@ -35,8 +32,6 @@ def test_encoding_is_that_of_pycocotools(mask: np.ndarray) -> None:
     assert ours == {"size": theirs["size"], "counts": theirs["counts"].decode()}
     np.testing.assert_array_equal(decode_rle(theirs), mask)
     np.testing.assert_array_equal(decode_rle(ours), mask)
-    assert rle_area(ours) == mask.sum()
-    np.testing.assert_array_equal(rle_box(ours), boxes_of(mask[None])[0])
 
 
 def test_long_runs_survive() -> None:
@@ -72,14 +67,6 @@ def test_uncompressed_counts() -> None:
 def test_malformed_encodings_are_refused(rle: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_rle(rle)
-
-
-def test_boxes() -> None:
-    masks = np.zeros((2, 6, 8), bool)
-    masks[0, 2:5, 3] = True
-    masks[0, 3, 6] = True
-    np.testing.assert_array_equal(boxes_of(masks), [[3, 2, 7, 5], [0, 0, 0, 0]])
-    assert boxes_of(masks[:0]).shape == (0, 4)
 
 
 # --- polygons ---------------------------------------------------------------------------------

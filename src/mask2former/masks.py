@@ -47,17 +47,6 @@ def decode_rle(rle: Rle) -> Bool[np.ndarray, "H W"]:
     return _decode_columns(counts, height, 0, width)
 
 
-def rle_area(rle: Rle) -> int:
-    """How many pixels are set."""
-    return int(_read_rle(rle)[1][1::2].sum())
-
-
-def rle_box(rle: Rle) -> Box:
-    """The tight box around a mask's pixels, without decoding it; zeros if it is empty."""
-    (height, _), counts = _read_rle(rle)
-    return _box_of_counts(counts, height)
-
-
 def _compress(counts: Int[np.ndarray, "R"]) -> str:
     values = counts.astype(np.int64)
     values[3:] -= counts[1:-2]  # from the fourth on, the difference to the last count of its kind
@@ -158,17 +147,6 @@ def _box_of_counts(counts: Int[np.ndarray, "R"], height: int) -> Box:
 
 
 # --- boxes and polygons -----------------------------------------------------------------------
-
-
-def boxes_of(masks: Bool[np.ndarray, "N H W"]) -> Float[np.ndarray, "N 4"]:
-    """The tight box around every mask: x0, y0, x1, y1 in pixels; zeros where a mask is empty."""
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for box, mask in zip(boxes, masks, strict=True):
-        rows = np.flatnonzero(mask.any(axis=1))
-        if len(rows):
-            columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return boxes
 
 
 def rasterize_polygons(

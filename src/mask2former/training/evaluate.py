@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch.distributed
 from rich.progress import track
 
 from mask2former.data.dataset import Dataset
 from mask2former.evaluation.average_precision import AveragePrecision
-from mask2former.evaluation.evaluator import Evaluator, Grouped
+from mask2former.evaluation.evaluator import Evaluator, Grouped, merge_across_ranks
 from mask2former.evaluation.mean_iou import MeanIoU
 from mask2former.evaluation.panoptic_quality import PanopticQuality
 from mask2former.inference.postprocess import Task
@@ -43,12 +44,13 @@ def evaluate(
 ) -> dict[str, float]:
     """PQ, AP and mIoU (in percent) of all tasks, from one forward pass an image.
 
-    ValueError if the data set's classes are not those of the model, in the model's order.
+    Where several processes run under torch.distributed they share the images, and each returns the
+    figures of all. ValueError if the data set's classes are not the model's, in the model's order.
     """
     check_categories(segmenter.categories, dataset.categories)
     view = segmenter.model.config.view
     measuring = evaluators(segmenter.categories, view.max_detections, tasks, groups)
-    indices = range(len(dataset))
+    indices = range(rank(), len(dataset), ranks())
     for i in track(indices, "evaluating", disable=not progress, transient=True):
         sample = dataset[i]
         (result,) = segmenter.segment([sample.image], [sample.name], tasks)
@@ -56,8 +58,21 @@ def evaluate(
             evaluator.update(result, sample)
     figures: dict[str, float] = {}
     for evaluator in measuring:
-        figures |= evaluator.compute()
+        figures |= merge_across_ranks(evaluator).compute()
     return figures
+
+
+def rank() -> int:
+    """This process's number among those of torch.distributed; 0 where there is one alone."""
+    return torch.distributed.get_rank() if _distributed() else 0
+
+
+def ranks() -> int:
+    return torch.distributed.get_world_size() if _distributed() else 1
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def check_categories(model: tuple[Category, ...], dataset: tuple[Category, ...]) -> None:
