@@ -48,6 +48,11 @@ class Predict:
     """Least score of an instance that is drawn and counted; instances.json holds all."""
     max_detections: Count = None
     """Most instances that are returned for an image. As the model's config says if left out."""
+    outlines: Annotated[
+        UseAppendAction[tuple[Literal["geojson", "yolo"], ...]],
+        arg(metavar="FORMAT", help_behavior_hint=""),
+    ] = ()
+    """Write the drawn instances as outlines, too: geojson or yolo; may be given twice."""
     recursive: FlagCreatePairsOff[bool] = False
     """Look into the subfolders of folders, too."""
     batch_size: int = 1

@@ -55,7 +55,12 @@ def predict(options: Predict) -> list[str]:
         disable=not console.is_terminal,
         transient=True,
     )
-    writer = ResultWriter(options.out, segmenter.categories, min_score=options.threshold)
+    writer = ResultWriter(
+        options.out,
+        segmenter.categories,
+        min_score=options.threshold,
+        outlines=options.outlines,
+    )
     try:
         with writer, progress:
             bar = progress.add_task("", total=len(paths))

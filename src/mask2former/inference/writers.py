@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
+import yaml
 from jaxtyping import Int, UInt8
 from scipy import ndimage
 
+from mask2former.inference.outlines import geojson, yolo_lines
 from mask2former.inference.visualize import overlay
 from mask2former.structures import Category, Instances, Panoptic, Segmentation, Semantic
+
+Outlines = Literal["geojson", "yolo"]
 
 
 class ResultWriter:
@@ -29,18 +34,32 @@ class ResultWriter:
     categories.json        label, id, name, isthing and colour of every category
     images.json            id, name, stem, height and width of every image
 
+    and if they are asked for, of the instances that are drawn:
+
+    geojson/<stem>.geojson outlines with holes, in pixels
+    yolo/<stem>.txt        YOLO's segmentation labels, and yolo/data.yaml with the names
+
     What an image has no result for is not written. `category_id` is `Category.id`. A file is there
     whole or not at all; the JSON files are written by `close`, also when an error ends the `with`
     block, and hold the images that were added until then.
     """
 
     def __init__(
-        self, folder: str | Path, categories: tuple[Category, ...], *, min_score: float = 0.5
+        self,
+        folder: str | Path,
+        categories: tuple[Category, ...],
+        *,
+        min_score: float = 0.5,
+        outlines: Collection[Outlines] = (),
     ) -> None:
-        """`min_score` is that of the instances in overlays; instances.json holds them all."""
+        """`min_score` is that of the instances in overlays and outlines; instances.json holds all.
+
+        `outlines` are the formats, beyond the usual ones, that instances are written in.
+        """
         self.folder = Path(folder)
         self.categories = categories
         self.min_score = min_score
+        self.outlines = outlines
         self._images: list[dict[str, Any]] = []
         self._panoptic: list[dict[str, Any]] = []
         self._instances: list[dict[str, Any]] = []
@@ -88,6 +107,11 @@ class ResultWriter:
             annotation = _panoptic_annotation(segmentation.panoptic, ids, image_id, f"{stem}.png")
         if segmentation.instances is not None:
             results = _instance_results(segmentation.instances, image_id)
+            drawn = segmentation.instances.above(self.min_score)
+            if "geojson" in self.outlines:
+                self._write_json(f"geojson/{stem}.geojson", geojson(drawn))
+            if "yolo" in self.outlines:
+                self._write(f"yolo/{stem}.txt", yolo_lines(drawn).encode())
         if segmentation.semantic is not None:
             self._write_image(f"semantic/{stem}.png", self._label_map(segmentation.semantic))
 
@@ -119,6 +143,10 @@ class ResultWriter:
         ]
         self._write_json("categories.json", categories)
         self._write_json("images.json", self._images)
+        if "yolo" in self.outlines and "instances" in self._kinds:
+            names = {label: category.name for label, category in enumerate(self.categories)}
+            text = yaml.safe_dump({"names": names}, allow_unicode=True)
+            self._write("yolo/data.yaml", text.encode())
         if "panoptic" in self._kinds:
             document = {
                 "images": self._images,

@@ -1,0 +1,85 @@
+"""Masks as outlines: polygons with holes, GeoJSON, YOLO's lines.
+
+Coordinates are in pixels, (0, 0) the image's corner, pixel (y, x) covering [x, x + 1). An outline
+runs a quarter of a pixel inside its border pixels, so that it holds the centres of exactly the
+pixels of its mask: filling it by that rule gives the mask back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mask2former.structures import Instances
+
+Ring = Float[np.ndarray, "P 2"]  # x, y; not closed
+Polygon = tuple[Ring, ...]  # an outer ring, then its holes
+
+
+def polygons_of(mask: Bool[np.ndarray, "H W"]) -> list[Polygon]:
+    """The connected parts of a mask, largest first; nothing for an empty one."""
+    fine = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    contours, tree = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if tree is None:
+        return []
+    rings = [(contour[:, 0].astype(np.float64) + 0.5) / 2 for contour in contours]
+    parts: dict[int, list[Ring]] = {
+        i: [ring]
+        for i, (ring, node) in enumerate(zip(rings, tree[0], strict=True))
+        if node[3] < 0  # without a parent: an outer ring
+    }
+    for ring, node in zip(rings, tree[0], strict=True):
+        if node[3] >= 0:
+            parts[node[3]].append(ring)
+    return sorted(map(tuple, parts.values()), key=lambda part: -area(part[0]))
+
+
+def area(ring: Ring) -> float:
+    """In square pixels."""
+    x, y = ring.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def geojson(instances: Instances) -> dict[str, Any]:
+    """A FeatureCollection, one feature an instance: GIS and pathology viewers read it."""
+    features = []
+    for mask, score, label in _rows(instances):
+        parts = polygons_of(mask)
+        if not parts:
+            continue
+        closed = [[[*ring.tolist(), ring[0].tolist()] for ring in part] for part in parts]
+        category = instances.categories[label]
+        properties = {
+            "classification": {"name": category.name, "color": list(category.color)},
+            "category_id": category.id,
+            "score": round(score, 5),
+        }
+        geometry = (
+            {"type": "Polygon", "coordinates": closed[0]}
+            if len(closed) == 1
+            else {"type": "MultiPolygon", "coordinates": closed}
+        )
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    return {"type": "FeatureCollection", "features": features}
+
+
+def yolo_lines(instances: Instances) -> str:
+    """YOLO's segmentation labels: `label x y x y ...` in shares of the image, a line an instance.
+
+    The format knows neither holes nor parts: of each mask it is the outer ring of the largest part.
+    """
+    height, width = instances.masks.shape[-2:]
+    lines = []
+    for mask, _, label in _rows(instances):
+        for part in polygons_of(mask)[:1]:
+            shares = (part[0] / (width, height)).ravel()
+            lines.append(" ".join([str(label), *(f"{share:.6f}" for share in shares)]))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _rows(instances: Instances) -> zip[tuple[Bool[np.ndarray, "H W"], float, int]]:
+    masks = instances.masks.cpu().numpy()
+    return zip(masks, instances.scores.tolist(), instances.labels.tolist(), strict=True)
