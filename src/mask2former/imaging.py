@@ -173,6 +173,13 @@ def stretch_contrast(
     If both fall on one value, as in a dark image with few bright spots, the whole range is
     stretched; an image of one value is returned as it is.
     """
+    return np.take(contrast_table(image, percentiles), image)
+
+
+def contrast_table(
+    image: UInt8[np.ndarray, "H W 3"], percentiles: tuple[float, float]
+) -> UInt8[np.ndarray, "256"]:
+    """What `stretch_contrast` makes of each value of an image."""
     low_share, high_share = percentiles
     if not 0 <= low_share < high_share <= 100:
         raise ValueError(f"contrast percentiles {percentiles}: want 0 <= low < high <= 100")
@@ -183,10 +190,10 @@ def stretch_contrast(
     if low == high:
         low, high = np.flatnonzero(counts)[[0, -1]]
     if low == high:
-        return image
+        return np.arange(256, dtype=np.uint8)
     values = (np.arange(256) - low) * (255 / (high - low))
-    table = np.clip(np.round(values), 0, 255).astype(np.uint8)
-    return np.take(table, image)
+    table: UInt8[np.ndarray, "256"] = np.clip(np.round(values), 0, 255).astype(np.uint8)
+    return table
 
 
 def find_images(paths: str | Path | Iterable[str | Path], *, recursive: bool = False) -> list[Path]:

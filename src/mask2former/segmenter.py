@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import TypeGuard, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from rich.progress import track
 from torch import Tensor
 
 from mask2former.imaging import (
     as_rgb,
+    contrast_table,
     normalize,
     read_image,
     resize_image,
@@ -22,10 +25,12 @@ from mask2former.imaging import (
 )
 from mask2former.inference.postprocess import TASKS, Task, segment
 from mask2former.inference.resample import Sizes
+from mask2former.inference.tiling import Mosaic, Tiling, tiles_of
 from mask2former.modeling.mask2former import Mask2Former
-from mask2former.structures import Category, Output, Segmentation
+from mask2former.structures import Category, LargeSegmentation, Output, Segmentation
 from mask2former.weights import load
 
+CONTRAST_PIXELS = 1 << 22  # that a large image's percentiles are taken of
 ImageLike = str | Path | np.ndarray | Image.Image | Tensor
 
 
@@ -96,7 +101,7 @@ class Segmenter:
         task: Task | Collection[Task] | None = None,
     ) -> Iterator[Segmentation]:
         """As calling with a list, one result at a time."""
-        tasks = TASKS if task is None else (task,) if isinstance(task, str) else tuple(task)
+        tasks = tasks_of(task)
         for start in range(0, len(images), self.batch_size):
             chunk = images[start : start + self.batch_size]
             names = [
@@ -111,9 +116,13 @@ class Segmenter:
         images: Sequence[UInt8[np.ndarray, "H W 3"]],
         names: Sequence[str],
         tasks: Sequence[Task],
+        contrast: UInt8[np.ndarray, "256"] | None = None,
     ) -> list[Segmentation]:
-        """One batch: prepare, one forward pass, and each image's results at its own size."""
-        prepared = [self.prepare(image) for image in images]
+        """One batch: prepare, one forward pass, and each image's results at its own size.
+
+        `contrast` as for `prepare`.
+        """
+        prepared = [self.prepare(image, contrast) for image in images]
         canvas = self.canvas([x.shape[-2:] for x in prepared])
         parameter = next(self.model.parameters())
         batch = torch.zeros(len(prepared), 3, *canvas)
@@ -141,10 +150,61 @@ class Segmenter:
             results.append(result.to("cpu"))
         return results
 
-    def prepare(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "3 h w"]:
-        """Stretch, resize and normalise as the model's view says."""
+    def tiled(
+        self,
+        image: ImageLike,
+        task: Task | Collection[Task] | None = None,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        min_score: float = 0.5,
+        name: str | None = None,
+        progress: bool = True,
+    ) -> LargeSegmentation:
+        """Segment an image of any size tile by tile, in bounded memory; see `inference.tiling`.
+
+        A tile of `tile` pixels is shown to the model as an image of its own: choose it so that
+        objects look as large in it as in the images that the model was trained on (if left out:
+        the view's shortest side, so that nothing is scaled). Neighbours share `overlap` pixels (a
+        quarter of a tile if left out), best a little more than the objects measure. Arrays are
+        [H, W, 3] uint8 and may be a `numpy.memmap`. Instances below `min_score` are left out.
+        """
+        tasks = tasks_of(task)
+        name = name or (str(image) if isinstance(image, str | Path) else "image 0")
+        pixels = image if _is_plain(image) else to_array(image)
+        height, width = pixels.shape[:2]
+        size = tile or self.model.config.view.shortest_side
+        tiling = Tiling(size=size, overlap=size // 4 if overlap is None else overlap)
+        contrast = None
+        percentiles = self.model.config.view.contrast_percentiles
+        if percentiles is not None:  # of the whole image: tiles of their own would not fit together
+            step = max(1, math.isqrt(height * width // CONTRAST_PIXELS))
+            contrast = contrast_table(np.ascontiguousarray(pixels[::step, ::step]), percentiles)
+        mosaic = Mosaic((height, width), self.categories, tasks, min_score=min_score)
+        tiles = list(tiles_of(height, width, tiling))
+        for start in track(
+            range(0, len(tiles), self.batch_size), "tiles", disable=not progress, transient=True
+        ):
+            chunk = tiles[start : start + self.batch_size]
+            parts = [np.ascontiguousarray(pixels[t.rows, t.columns]) for t in chunk]
+            results = self.segment(parts, [name] * len(parts), tasks, contrast)
+            for part, result in zip(chunk, results, strict=True):
+                mosaic.add(part, result)
+        return mosaic.result(name)
+
+    def prepare(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        contrast: UInt8[np.ndarray, "256"] | None = None,
+    ) -> Float[Tensor, "3 h w"]:
+        """Stretch, resize and normalise as the model's view says.
+
+        `contrast` is a table of values in place of a stretch by the image's own percentiles.
+        """
         view = self.model.config.view
-        if view.contrast_percentiles is not None:
+        if contrast is not None:
+            image = np.take(contrast, image)
+        elif view.contrast_percentiles is not None:
             image = stretch_contrast(image, view.contrast_percentiles)
         size = shortest_side_size(image.shape[:2], view.shortest_side, view.longest_side)
         prepared: Tensor = normalize(resize_image(image, size), view.mean, view.std)
@@ -155,6 +215,16 @@ class Segmenter:
         divisor = self.model.config.view.size_divisor
         height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
         return height + -height % divisor, width + -width % divisor
+
+
+def tasks_of(task: Task | Collection[Task] | None) -> tuple[Task, ...]:
+    """All tasks for None, else those that are named."""
+    return TASKS if task is None else (task,) if isinstance(task, str) else tuple(task)
+
+
+def _is_plain(image: ImageLike) -> TypeGuard[np.ndarray]:
+    """Whether an array can be read part by part as it is."""
+    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)
 
 
 def to_array(image: ImageLike) -> UInt8[np.ndarray, "H W 3"]:

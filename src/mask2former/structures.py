@@ -211,7 +211,7 @@ class Instances:
 class Semantic:
     """One label a pixel; `scores` holds each class's (unnormalised) score if it was asked for."""
 
-    labels: Int64[Tensor, "H W"]
+    labels: Int[Tensor, "H W"]
     categories: tuple[Category, ...] = field(repr=False)
     scores: Float[Tensor, "K H W"] | None = field(default=None, repr=False)
 
@@ -234,6 +234,31 @@ class Segmentation:
             panoptic=None if self.panoptic is None else _moved(self.panoptic, device),
             semantic=None if self.semantic is None else _moved(self.semantic, device),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """One instance of a large image: its mask inside of its box (x0, y0, x1, y1 in pixels)."""
+
+    mask: Bool[np.ndarray, "h w"] = field(repr=False)
+    box: tuple[int, int, int, int]
+    score: float
+    label: int
+    category: Category
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeSegmentation:
+    """What `Segmenter.tiled` returns: as `Segmentation`, but instances keep to their boxes.
+
+    The maps of a very large image lie in a temporary file.
+    """
+
+    size: tuple[int, int]  # (H, W) of the image
+    name: str
+    regions: tuple[Region, ...] | None = None  # best score first
+    panoptic: Panoptic | None = None
+    semantic: Semantic | None = None
 
 
 Result = TypeVar("Result", Panoptic, Instances, Semantic)

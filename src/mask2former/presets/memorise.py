@@ -2,7 +2,7 @@
 
     mask2former train --preset memorise --data COCO_FOLDER --out runs/memorise
 
-On eight images of COCO panoptic PQ rises above 60 within 500 steps, on a CPU.
+On eight images of COCO panoptic PQ rises above 60 in 500 steps, on a CPU.
 """
 
 from __future__ import annotations
