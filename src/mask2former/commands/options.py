@@ -10,7 +10,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 Task = Literal["panoptic", "instance", "semantic"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Preset = Literal["custom", "memorise", "nuclei", "scenes"]
+Preset = Literal["custom", "memorise", "nuclei", "scenes", "scenes-cells"]
 
 # An empty hint keeps "(default: None)" out of the help; what leaving it out means is in the text.
 Tasks = Annotated[UseAppendAction[tuple[Task, ...]], arg(metavar="TASK", help_behavior_hint="")]
@@ -69,9 +69,10 @@ class Train:
     out: Folder
     """Folder of this training: config, log, checkpoint, and the weights in model/."""
     data: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """A data set in COCO's panoptic or instance format. The preset "scenes" draws its own."""
+    """A data set in COCO's panoptic or instance format. The presets of scenes draw their own."""
     preset: Annotated[Preset | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """custom (any data set; the default), nuclei, scenes, or memorise (eight images by heart)."""
+    """custom (any data set; the default), nuclei, scenes, scenes-cells (what scenes begins with),
+    or memorise (eight images by heart)."""
     config: File = None
     """A YAML file, as every training writes one, in place of a preset."""
     steps: Count = None

@@ -80,7 +80,7 @@ def _base(options: Train) -> tuple[dict[str, Any], str]:
             raise ValueError("--preset and --config: give one of them, the other's job is the same")
         return _read(config), str(config)
     preset = options.preset or "custom"
-    if options.data is None and preset != "scenes":
+    if options.data is None and not preset.startswith("scenes"):
         raise ValueError(f"--preset {preset}: give the data set's folder, too, with --data")
     return to_dict(PRESETS[preset](options.data or "")), "config"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mask2former.presets.custom import custom
 from mask2former.presets.memorise import memorise
 from mask2former.presets.nuclei import nuclei
-from mask2former.presets.scenes import scenes
+from mask2former.presets.scenes import scenes, scenes_cells
 from mask2former.training.config import TrainConfig
 
 PRESETS: dict[str, Callable[[str], TrainConfig]] = {
@@ -15,4 +15,5 @@ PRESETS: dict[str, Callable[[str], TrainConfig]] = {
     "memorise": memorise,
     "nuclei": nuclei,
     "scenes": scenes,
+    "scenes-cells": scenes_cells,
 }

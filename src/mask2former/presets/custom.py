@@ -31,7 +31,7 @@ def custom(folder: str) -> TrainConfig:
             flip=True,
             color=True,
         ),
-        loss=LossConfig(points=2048, matching_on="masks"),
+        loss=LossConfig(points=2048, matching_on="masks", cell_weight=4.0),
         optimizer=COMPACT_OPTIMIZER,
         steps=5000,
         batch_size=8,

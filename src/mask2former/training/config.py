@@ -9,6 +9,7 @@ from typing import Literal
 from mask2former.data.dataset import Dataset, First
 from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes
+from mask2former.data.scenes_layout import ScenesConfig
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
@@ -43,12 +44,13 @@ class ScenesData:
     length: int = 1_000_000
     seed: int = 1
     val_length: int = 100
+    drawing: ScenesConfig = field(default_factory=ScenesConfig)
 
     def open_train(self) -> Dataset:
-        return Scenes(length=self.length, seed=self.seed)
+        return Scenes(length=self.length, seed=self.seed, config=self.drawing)
 
     def open_val(self) -> Dataset:
-        return Scenes(length=self.val_length, seed=self.seed + 1)
+        return Scenes(length=self.val_length, seed=self.seed + 1, config=self.drawing)
 
 
 @dataclass(frozen=True, kw_only=True)
