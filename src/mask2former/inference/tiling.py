@@ -156,8 +156,30 @@ class _Seen:
     tile: Tile
     ids: Int[np.ndarray, "h w"] | None  # panoptic, local
     segments: dict[int, int]  # local id -> piece
-    masks: Bool[np.ndarray, "N h w"] | None
-    instances: list[int]  # pieces, in the order of the masks
+    instances: list[int]  # pieces
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a mask, and where it lies in the image."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    mask: Bool[np.ndarray, "h w"]
+    area: int
+
+
+def _iou(a: _Part, b: _Part) -> float:
+    top, bottom = max(a.top, b.top), min(a.bottom, b.bottom)
+    left, right = max(a.left, b.left), min(a.right, b.right)
+    if top >= bottom or left >= right:
+        return 0.0
+    own = a.mask[top - a.top : bottom - a.top, left - a.left : right - a.left]
+    other = b.mask[top - b.top : bottom - b.top, left - b.left : right - b.left]
+    both = int((own & other).sum())
+    return both / max(a.area + b.area - both, 1)
 
 
 class Mosaic:
@@ -183,7 +205,7 @@ class Mosaic:
 
     def add(self, tile: Tile, result: Segmentation) -> None:
         """Add a tile's result."""
-        now = _Seen(tile, None, {}, None, [])
+        now = _Seen(tile, None, {}, [])
         core = tile.core_rows, tile.core_columns
         if self.labels is not None:
             assert result.semantic is not None
@@ -235,9 +257,10 @@ class Mosaic:
     def _take_instances(self, now: _Seen, result: Segmentation, tile: Tile) -> None:
         assert result.instances is not None
         kept = result.instances.above(self.min_score)
-        now.masks = kept.masks.numpy()
         y, x = tile.rows.start, tile.columns.start
-        rows = zip(now.masks, kept.scores.tolist(), kept.labels.tolist(), kept.boxes, strict=True)
+        rows = zip(
+            kept.masks.numpy(), kept.scores.tolist(), kept.labels.tolist(), kept.boxes, strict=True
+        )
         for mask, score, label, box in rows:
             x0, y0, x1, y1 = (int(edge) for edge in box.tolist())
             region = Region(
@@ -255,43 +278,40 @@ class Mosaic:
         if old.ids is None or now.ids is None:
             return
         a, b = old.ids[old.tile.at(shared)].ravel(), now.ids[now.tile.at(shared)].ravel()
-        width = int(b.max()) + 1
-        pairs = np.bincount(a.astype(np.int64) * width + b).reshape(-1, 1)
-        pairs = np.pad(pairs.ravel(), (0, -len(pairs) % width)).reshape(-1, width)
-        self._join_pairs(
-            self.segments, pairs, pairs.sum(1), pairs.sum(0), old.segments, now.segments
-        )
+        height, width = int(a.max()) + 1, int(b.max()) + 1
+        both = np.bincount(a.astype(np.int64) * width + b, minlength=height * width)
+        both = both.reshape(height, width)
+        union = both.sum(1)[:, None] + both.sum(0)[None] - both
+        pieces = self.segments.pieces
+        for i, j in np.argwhere(both > SAME * np.maximum(union, 1)).tolist():
+            if i in old.segments and j in now.segments:  # and not in 0, which is nothing
+                first, second = old.segments[i], now.segments[j]
+                if pieces[first].label == pieces[second].label:
+                    self.segments.join(first, second)
 
     def _join_instances(self, old: _Seen, now: _Seen, shared: tuple[slice, slice]) -> None:
-        if old.masks is None or now.masks is None or not len(old.masks) or not len(now.masks):
-            return
-        parts = []
-        for seen in (old, now):
-            assert seen.masks is not None
-            part = seen.masks[(slice(None), *seen.tile.at(shared))].reshape(len(seen.masks), -1)
-            parts.append(torch.from_numpy(part).float())
-        a, b = parts
-        first, second = dict(enumerate(old.instances)), dict(enumerate(now.instances))
-        areas = a.sum(1).numpy(), b.sum(1).numpy()
-        self._join_pairs(self.instances, (a @ b.T).numpy(), *areas, first, second)
+        first, second = (
+            [(i, self._part(i, shared)) for i in seen.instances] for seen in (old, now)
+        )
+        for i, a in first:
+            for j, b in second:
+                if self.instances.pieces[i].label != self.instances.pieces[j].label:
+                    continue
+                if a is not None and b is not None and _iou(a, b) > SAME:
+                    self.instances.join(i, j)
 
-    @staticmethod
-    def _join_pairs(
-        joined: _Joined,
-        both: np.ndarray,
-        first_areas: np.ndarray,
-        second_areas: np.ndarray,
-        first: dict[int, int],
-        second: dict[int, int],
-    ) -> None:
-        """Join what overlaps by more than `SAME`; rows and columns are local ids."""
-        union = first_areas[:, None] + second_areas[None] - both
-        for i, j in np.argwhere(both > SAME * np.maximum(union, 1)).tolist():
-            if i not in first or j not in second:
-                continue  # nothing
-            a, b = first[i], second[j]
-            if joined.pieces[a].label == joined.pieces[b].label:
-                joined.join(a, b)
+    def _part(self, piece: int, shared: tuple[slice, slice]) -> _Part | None:
+        """What of an instance lies in a place of the image; None if nothing does."""
+        region = self.instances.pieces[piece].region
+        assert region is not None
+        x0, y0, x1, y1 = region.box
+        rows, columns = shared
+        top, bottom = max(y0, rows.start), min(y1, rows.stop)
+        left, right = max(x0, columns.start), min(x1, columns.stop)
+        if top >= bottom or left >= right:
+            return None
+        mask = region.mask[top - y0 : bottom - y0, left - x0 : right - x0]
+        return _Part(left, top, right, bottom, mask, int(mask.sum()))
 
     # --- the end ------------------------------------------------------------------------------
 
