@@ -33,6 +33,7 @@ from mask2former.commands.predict import describe
 from mask2former.commands.train import build_config
 from mask2former.data.class_lists import class_list
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig, write_coco_panoptic
+from mask2former.masks import decode_rle
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.presets import PRESETS
 from mask2former.presets.compact import compact_model
@@ -259,6 +260,28 @@ def test_tasks_and_the_limit_of_detections(photos: Path, model: str, tmp_path: P
     assert not (tmp_path / "all" / "semantic").exists()
     assert len(read(tmp_path / "all" / "instances.json")) > 2
     assert 1 <= len(read(tmp_path / "two" / "instances.json")) <= 2
+
+
+def test_tiles_give_the_same_kinds_of_files(
+    photos: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(photos), "--model", model, "--device", "cpu", "--out", str(tmp_path)]
+    words += ["--tile", "32", "--overlap", "8", "--outlines", "geojson", "--threshold", "0.1"]
+    assert main(words) == 1  # for the one that was cut off
+    captured = capsys.readouterr()
+    assert "c.png" in captured.err
+    assert "3 of 4 images" in captured.out
+    for folder in ("overlays", "panoptic", "semantic", "geojson"):
+        assert sorted(path.stem for path in (tmp_path / folder).iterdir()) == ["a", "b", "d"]
+    images = {image["id"]: image for image in read(tmp_path / "images.json")}
+    for result in read(tmp_path / "instances.json"):
+        image = images[result["image_id"]]
+        assert result["segmentation"]["size"] == [image["height"], image["width"]]
+        mask = decode_rle(result["segmentation"])
+        x, y, w, h = (round(edge) for edge in result["bbox"])
+        assert mask[y : y + h, x : x + w].sum() == mask.sum() > 0
+    assert main([*words, "--overlap", "20"]) == 2
+    assert "tiles of 32 pixels that overlap by 20" in capsys.readouterr().err
 
 
 def test_an_interruption_leaves_whole_files(

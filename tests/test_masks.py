@@ -11,6 +11,7 @@ from mask2former.masks import (
     IdMapMasks,
     check_polygons,
     decode_rle,
+    encode_region,
     encode_rle,
     rasterize_polygons,
 )
@@ -32,6 +33,17 @@ def test_encoding_is_that_of_pycocotools(mask: np.ndarray) -> None:
     assert ours == {"size": theirs["size"], "counts": theirs["counts"].decode()}
     np.testing.assert_array_equal(decode_rle(theirs), mask)
     np.testing.assert_array_equal(decode_rle(ours), mask)
+
+
+@pytest.mark.parametrize("mask", random_masks(30))
+@pytest.mark.parametrize("corner", [(0, 0), (3, 5)])
+@pytest.mark.parametrize("room", [(0, 0), (4, 2)])
+def test_a_part_is_encoded_as_the_whole(
+    mask: np.ndarray, corner: tuple[int, int], room: tuple[int, int]
+) -> None:
+    (left, top), (below, beside) = corner, room
+    whole = np.pad(mask, ((top, below), (left, beside)))
+    assert encode_region(mask, left, top, whole.shape) == encode_rle(whole)  # type: ignore[arg-type]
 
 
 def test_long_runs_survive() -> None:

@@ -38,6 +38,27 @@ def encode_rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, object]:
     return {"size": [height, width], "counts": _compress(counts)}
 
 
+def encode_region(
+    mask: Bool[np.ndarray, "h w"], left: int, top: int, size: tuple[int, int]
+) -> dict[str, object]:
+    """The encoding of a mask whose corner lies at (left, top) of an image of `size` (H, W).
+
+    As `encode_rle` of the whole image's mask, which is never made.
+    """
+    height, width = size
+    edge = np.zeros((1, mask.shape[1]), bool)
+    padded = np.concatenate([edge, mask, edge])  # every run of a column begins and ends in it
+    column, row = np.nonzero((padded[1:] != padded[:-1]).T)
+    changes = (left + column) * height + top + row
+    # A run down to the last row and one from the first row of the next column are one.
+    meeting = np.flatnonzero(changes[1:] == changes[:-1])
+    changes = np.delete(changes, np.concatenate([meeting, meeting + 1]))
+    counts = np.diff(np.concatenate([[0], changes, [height * width]]))
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    return {"size": [height, width], "counts": _compress(counts)}
+
+
 def decode_rle(rle: Rle) -> Bool[np.ndarray, "H W"]:
     """The mask of a compressed or uncompressed encoding.
 

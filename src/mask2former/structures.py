@@ -175,6 +175,17 @@ class Panoptic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Region:
+    """One instance: its mask inside of its box (x0, y0, x1, y1 in pixels)."""
+
+    mask: Bool[np.ndarray, "h w"] = field(repr=False)
+    box: tuple[int, int, int, int]
+    score: float
+    label: int
+    category: Category
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instances:
     """Objects, best score first; their masks may overlap. Boxes are (x0, y0, x1, y1) in pixels."""
 
@@ -200,6 +211,27 @@ class Instances:
             labels=self.labels[keep],
             boxes=self.boxes[keep],
             categories=self.categories,
+        )
+
+    def regions(self) -> tuple[Region, ...]:
+        """Each one's mask inside of its box; those whose mask is empty are left out."""
+        rows = zip(
+            self.masks.cpu().numpy(),
+            self.boxes.round().int().tolist(),
+            self.scores.tolist(),
+            self.labels.tolist(),
+            strict=True,
+        )
+        return tuple(
+            Region(
+                mask=mask[y0:y1, x0:x1],
+                box=(x0, y0, x1, y1),
+                score=score,
+                label=label,
+                category=self.categories[label],
+            )
+            for mask, (x0, y0, x1, y1), score, label in rows
+            if x1 > x0 and y1 > y0
         )
 
     def rles(self) -> list[dict[str, object]]:
@@ -234,17 +266,6 @@ class Segmentation:
             panoptic=None if self.panoptic is None else _moved(self.panoptic, device),
             semantic=None if self.semantic is None else _moved(self.semantic, device),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Region:
-    """One instance of a large image: its mask inside of its box (x0, y0, x1, y1 in pixels)."""
-
-    mask: Bool[np.ndarray, "h w"] = field(repr=False)
-    box: tuple[int, int, int, int]
-    score: float
-    label: int
-    category: Category
 
 
 @dataclass(frozen=True, kw_only=True)

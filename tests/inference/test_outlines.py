@@ -63,13 +63,13 @@ def made_up() -> Instances:
         masks=torch.from_numpy(np.stack([drawn(), square, np.zeros((40, 50), bool)])),
         scores=torch.tensor([0.9, 0.8, 0.2]),
         labels=torch.tensor([0, 1, 1]),
-        boxes=torch.zeros(3, 4),
+        boxes=torch.tensor([[5.0, 2, 46, 36], [5, 10, 15, 20], [0, 0, 0, 0]]),
         categories=CATEGORIES,
     )
 
 
 def test_geojson() -> None:
-    ring, square = geojson(made_up())["features"]  # the empty mask has no outline
+    ring, square = geojson(made_up().regions())["features"]  # the empty mask has no outline
     assert ring["geometry"]["type"] == "MultiPolygon"
     assert [len(part) for part in ring["geometry"]["coordinates"]] == [2, 1, 1]
     assert ring["properties"] == {
@@ -86,7 +86,7 @@ def test_geojson() -> None:
 
 
 def test_yolo() -> None:
-    lines = yolo_lines(made_up()).splitlines()
+    lines = yolo_lines(made_up().regions(), (40, 50)).splitlines()
     assert [line.split()[0] for line in lines] == ["0", "1"]
     square = np.array(lines[1].split()[1:], float).reshape(-1, 2) * (50, 40)
     np.testing.assert_allclose(sorted(set(square[:, 0].round(2))), [5.25, 14.75])

@@ -48,6 +48,10 @@ class Predict:
     """Least score of an instance that is drawn and counted; instances.json holds all."""
     max_detections: Count = None
     """Most instances that are returned for an image. As the model's config says if left out."""
+    tile: Count = None
+    """Cut images into tiles of so many pixels: for large ones, and for small things in them."""
+    overlap: Count = None
+    """Pixels that neighbouring tiles share; a quarter of a tile if left out."""
     outlines: Annotated[
         UseAppendAction[tuple[Literal["geojson", "yolo"], ...]],
         arg(metavar="FORMAT", help_behavior_hint=""),

@@ -22,10 +22,12 @@ from mask2former.commands.loading import load_segmenter
 from mask2former.commands.options import Predict
 from mask2former.imaging import find_images, read_image
 from mask2former.inference.postprocess import TASKS, Task
-from mask2former.inference.writers import ResultWriter
+from mask2former.inference.tiling import Tiling
+from mask2former.inference.writers import ResultWriter, instances_of
 from mask2former.segmenter import Segmenter
-from mask2former.structures import Segmentation
+from mask2former.structures import LargeSegmentation, Segmentation
 
+Result = Segmentation | LargeSegmentation
 Image = UInt8[np.ndarray, "H W 3"]
 
 
@@ -64,8 +66,8 @@ def predict(options: Predict) -> list[str]:
     try:
         with writer, progress:
             bar = progress.add_task("", total=len(paths))
-            for path, image, result in segment_files(segmenter, paths, tasks):
-                if isinstance(result, Segmentation):
+            for path, image, result in results_of(segmenter, paths, tasks, options):
+                if not isinstance(result, Exception):
                     writer.add(result, image)
                     done += 1
                     console.print(f"{path}: {describe(result, options.threshold)}")
@@ -82,6 +84,32 @@ def predict(options: Predict) -> list[str]:
         f"{done} of {len(paths)} images in {seconds:.1f} s; the results are in {options.out}"
     )
     return failures
+
+
+def results_of(
+    segmenter: Segmenter, paths: Sequence[Path], tasks: Sequence[Task], options: Predict
+) -> Iterator[tuple[Path, Image | None, Result | Exception]]:
+    """Every file with its image and result, or with what went wrong; one does not stop the next."""
+    if options.tile is None:
+        yield from segment_files(segmenter, paths, tasks)
+        return
+    overlap = options.tile // 4 if options.overlap is None else options.overlap
+    tiling = Tiling(size=options.tile, overlap=overlap)
+    for path in paths:
+        try:
+            image = read_image(path)
+            result = segmenter.tiled(
+                image,
+                tasks,
+                tile=tiling.size,
+                overlap=tiling.overlap,
+                min_score=0.05,  # as good as all
+                name=str(path),
+                progress=False,
+            )
+            yield path, image, result
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            yield path, None, error
 
 
 def segment_files(
@@ -113,7 +141,7 @@ def _segment(
     return [_segment(segmenter, {path: image}, tasks)[0] for path, image in images.items()]
 
 
-def describe(result: Segmentation, threshold: float) -> str:
+def describe(result: Result, threshold: float) -> str:
     """What was found: "3 star, 2 ring; sky 40 %, sand 31 %"."""
     things: Counter[str] = Counter()
     pixels: Counter[str] = Counter()
@@ -123,12 +151,14 @@ def describe(result: Segmentation, threshold: float) -> str:
                 things[segment.category.name] += 1
             else:
                 pixels[segment.category.name] += segment.area
+    elif isinstance(result, LargeSegmentation):
+        things.update(r.category.name for r in result.regions or () if r.score >= threshold)
     elif result.instances is not None:
         things.update(result.instances.above(threshold).names)
     if result.semantic is not None and result.panoptic is None:
         areas = result.semantic.labels.flatten().bincount().tolist()
         for category, area in zip(result.semantic.categories, areas, strict=False):
-            if area and not (category.is_thing and result.instances is not None):
+            if area and not (category.is_thing and instances_of(result) is not None):
                 pixels[category.name] += area
     total = result.size[0] * result.size[1]
     counted = [f"{count} {name}" for name, count in things.most_common()]

@@ -7,13 +7,14 @@ pixels of its mask: filling it by that rule gives the mask back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mask2former.structures import Instances
+from mask2former.structures import Region
 
 Ring = Float[np.ndarray, "P 2"]  # x, y; not closed
 Polygon = tuple[Ring, ...]  # an outer ring, then its holes
@@ -43,19 +44,22 @@ def area(ring: Ring) -> float:
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
-def geojson(instances: Instances) -> dict[str, Any]:
+def geojson(regions: Sequence[Region]) -> dict[str, Any]:
     """A FeatureCollection, one feature an instance: GIS and pathology viewers read it."""
     features = []
-    for mask, score, label in _rows(instances):
-        parts = polygons_of(mask)
-        if not parts:
+    for region in regions:
+        corner = np.array(region.box[:2])
+        closed = [
+            [[*(ring + corner).tolist(), (ring[0] + corner).tolist()] for ring in part]
+            for part in polygons_of(region.mask)
+        ]
+        if not closed:
             continue
-        closed = [[[*ring.tolist(), ring[0].tolist()] for ring in part] for part in parts]
-        category = instances.categories[label]
+        category = region.category
         properties = {
             "classification": {"name": category.name, "color": list(category.color)},
             "category_id": category.id,
-            "score": round(score, 5),
+            "score": round(region.score, 5),
         }
         geometry = (
             {"type": "Polygon", "coordinates": closed[0]}
@@ -66,20 +70,16 @@ def geojson(instances: Instances) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
-def yolo_lines(instances: Instances) -> str:
+def yolo_lines(regions: Sequence[Region], size: tuple[int, int]) -> str:
     """YOLO's segmentation labels: `label x y x y ...` in shares of the image, a line an instance.
 
-    The format knows neither holes nor parts: of each mask it is the outer ring of the largest part.
+    `size` is the image's (H, W). The format knows neither holes nor parts: of each mask it is the
+    outer ring of the largest part.
     """
-    height, width = instances.masks.shape[-2:]
+    height, width = size
     lines = []
-    for mask, _, label in _rows(instances):
-        for part in polygons_of(mask)[:1]:
-            shares = (part[0] / (width, height)).ravel()
-            lines.append(" ".join([str(label), *(f"{share:.6f}" for share in shares)]))
+    for region in regions:
+        for part in polygons_of(region.mask)[:1]:
+            shares = ((part[0] + region.box[:2]) / (width, height)).ravel()
+            lines.append(" ".join([str(region.label), *(f"{share:.6f}" for share in shares)]))
     return "".join(f"{line}\n" for line in lines)
-
-
-def _rows(instances: Instances) -> zip[tuple[Bool[np.ndarray, "H W"], float, int]]:
-    masks = instances.masks.cpu().numpy()
-    return zip(masks, instances.scores.tolist(), instances.labels.tolist(), strict=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -256,22 +256,17 @@ class Mosaic:
 
     def _take_instances(self, now: _Seen, result: Segmentation, tile: Tile) -> None:
         assert result.instances is not None
-        kept = result.instances.above(self.min_score)
         y, x = tile.rows.start, tile.columns.start
-        rows = zip(
-            kept.masks.numpy(), kept.scores.tolist(), kept.labels.tolist(), kept.boxes, strict=True
-        )
-        for mask, score, label, box in rows:
-            x0, y0, x1, y1 = (int(edge) for edge in box.tolist())
-            region = Region(
-                mask=mask[y0:y1, x0:x1].copy(),
-                box=(x + x0, y + y0, x + x1, y + y1),
-                score=score,
-                label=label,
-                category=self.categories[label],
-            )
-            own = int(mask[tile.inner].sum())
-            piece = _Piece(label, score, int(region.mask.sum()), own, region)
+        for found in result.instances.above(self.min_score).regions():
+            x0, y0, x1, y1 = found.box
+            own = np.zeros(found.mask.shape, bool)
+            rows, columns = tile.inner
+            own[max(rows.start - y0, 0) : max(rows.stop - y0, 0)][
+                :, max(columns.start - x0, 0) : max(columns.stop - x0, 0)
+            ] = True
+            region = replace(found, mask=found.mask.copy(), box=(x + x0, y + y0, x + x1, y + y1))
+            total, kept = int(found.mask.sum()), int((found.mask & own).sum())
+            piece = _Piece(found.label, found.score, total, kept, region)
             now.instances.append(self.instances.add(piece))
 
     def _join_segments(self, old: _Seen, now: _Seen, shared: tuple[slice, slice]) -> None:

@@ -12,18 +12,31 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from mask2former.structures import Category, Instances, Panoptic, Segmentation, Semantic
+from mask2former.structures import (
+    Category,
+    Instances,
+    LargeSegmentation,
+    Panoptic,
+    Region,
+    Segmentation,
+    Semantic,
+)
 
 Picture = UInt8[np.ndarray, "H W 3"]  # RGB
 Color = tuple[float, ...]  # RGB, 0..255
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def overlay(image: Picture, segmentation: Segmentation, *, min_score: float = 0.5) -> Picture:
+def overlay(
+    image: Picture, segmentation: Segmentation | LargeSegmentation, *, min_score: float = 0.5
+) -> Picture:
     """The richest result there is over the image: panoptic, else instances, else semantic."""
     if segmentation.panoptic is not None:
         return draw_panoptic(image, segmentation.panoptic)
-    if segmentation.instances is not None:
+    if isinstance(segmentation, LargeSegmentation):
+        if segmentation.regions is not None:
+            return draw_regions(image, segmentation.regions, min_score=min_score)
+    elif segmentation.instances is not None:
         return draw_instances(image, segmentation.instances, min_score=min_score)
     if segmentation.semantic is not None:
         return draw_semantic(image, segmentation.semantic)
@@ -54,20 +67,27 @@ def draw_instances(
     """The instances of at least `min_score` over the image, named with their score in percent."""
     kept = result.above(min_score)
     _check_size(image, tuple(kept.masks.shape[1:]))
+    return draw_regions(image, kept.regions(), min_score=min_score, names=names, scores=scores)
+
+
+def draw_regions(
+    image: Picture,
+    result: Sequence[Region],
+    *,
+    min_score: float = 0.5,
+    names: bool = True,
+    scores: bool = True,
+) -> Picture:
+    """As `draw_instances`, for instances that keep to their boxes."""
     regions = []
-    rows = zip(
-        kept.masks.cpu().numpy(),
-        kept.boxes.round().int().tolist(),
-        kept.labels.tolist(),
-        kept.scores.tolist(),
-        strict=True,
-    )
-    for mask, (x0, y0, x1, y1), label, score in rows:
-        if x1 <= x0 or y1 <= y0:
+    for instance in result:
+        if instance.score < min_score:
             continue
-        category = kept.categories[label]
-        text = f"{category.name} {100 * score:.0f}" if scores else category.name
-        regions.append(_Region.of(category, mask[y0:y1, x0:x1], y0, x0, text, thing=True))
+        name = instance.category.name
+        text = f"{name} {100 * instance.score:.0f}" if scores else name
+        left, top = instance.box[:2]
+        region = _Region.of(instance.category, instance.mask, top, left, text, thing=True)
+        regions.append(region)
     return _paint(image, regions, names=names)
 
 

@@ -17,7 +17,15 @@ from scipy import ndimage
 
 from mask2former.inference.outlines import geojson, yolo_lines
 from mask2former.inference.visualize import overlay
-from mask2former.structures import Category, Instances, Panoptic, Segmentation, Semantic
+from mask2former.masks import encode_region
+from mask2former.structures import (
+    Category,
+    LargeSegmentation,
+    Panoptic,
+    Region,
+    Segmentation,
+    Semantic,
+)
 
 Outlines = Literal["geojson", "yolo"]
 
@@ -80,7 +88,7 @@ class ResultWriter:
 
     def add(
         self,
-        segmentation: Segmentation,
+        segmentation: Segmentation | LargeSegmentation,
         image: UInt8[np.ndarray, "H W 3"] | None = None,
         name: str | None = None,
         *,
@@ -96,6 +104,7 @@ class ResultWriter:
         image_id = len(self._images) + 1 if image_id is None else image_id
         stem = self._free_stem(name)
         annotation, results = None, []
+        regions = instances_of(segmentation)
         if image is not None:
             quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
             picture = overlay(image, segmentation, min_score=self.min_score)
@@ -105,13 +114,13 @@ class ResultWriter:
             colors = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2)
             self._write_image(f"panoptic/{stem}.png", colors.astype(np.uint8))
             annotation = _panoptic_annotation(segmentation.panoptic, ids, image_id, f"{stem}.png")
-        if segmentation.instances is not None:
-            results = _instance_results(segmentation.instances, image_id)
-            drawn = segmentation.instances.above(self.min_score)
+        if regions is not None:
+            results = _instance_results(regions, segmentation.size, image_id)
+            drawn = [region for region in regions if region.score >= self.min_score]
             if "geojson" in self.outlines:
                 self._write_json(f"geojson/{stem}.geojson", geojson(drawn))
             if "yolo" in self.outlines:
-                self._write(f"yolo/{stem}.txt", yolo_lines(drawn).encode())
+                self._write(f"yolo/{stem}.txt", yolo_lines(drawn, segmentation.size).encode())
         if segmentation.semantic is not None:
             self._write_image(f"semantic/{stem}.png", self._label_map(segmentation.semantic))
 
@@ -124,7 +133,7 @@ class ResultWriter:
         if annotation is not None:
             self._kinds.add("panoptic")
             self._panoptic.append(annotation)
-        if segmentation.instances is not None:
+        if regions is not None:
             self._kinds.add("instances")
             self._instances += results
         return stem
@@ -210,21 +219,26 @@ def _panoptic_annotation(
     return {"image_id": image_id, "file_name": file_name, "segments_info": segments}
 
 
-def _instance_results(result: Instances, image_id: int | str) -> list[dict[str, Any]]:
-    rows = zip(
-        result.labels.tolist(),
-        result.scores.tolist(),
-        result.boxes.tolist(),
-        result.rles(),
-        strict=True,
-    )
-    return [
-        {
-            "image_id": image_id,
-            "category_id": result.categories[label].id,
-            "segmentation": rle,
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "score": round(score, 5),
-        }
-        for label, score, (x0, y0, x1, y1), rle in rows
-    ]
+def instances_of(segmentation: Segmentation | LargeSegmentation) -> tuple[Region, ...] | None:
+    """The instances of either kind of result; None if there is no such part."""
+    if isinstance(segmentation, LargeSegmentation):
+        return segmentation.regions
+    return None if segmentation.instances is None else segmentation.instances.regions()
+
+
+def _instance_results(
+    regions: tuple[Region, ...], size: tuple[int, int], image_id: int | str
+) -> list[dict[str, Any]]:
+    results = []
+    for region in regions:
+        x0, y0, x1, y1 = region.box
+        results.append(
+            {
+                "image_id": image_id,
+                "category_id": region.category.id,
+                "segmentation": encode_region(region.mask, x0, y0, size),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": round(region.score, 5),
+            }
+        )
+    return results
