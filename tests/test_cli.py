@@ -19,6 +19,7 @@ import tiny
 from mask2former import cli
 from mask2former.cli import main
 from mask2former.commands import predict as predicting
+from mask2former.commands.loading import class_names
 from mask2former.commands.options import (
     Convert,
     Demo,
@@ -418,6 +419,13 @@ def test_convert_to_half_the_size(official: Path, tmp_path: Path, format: str) -
         assert torch.equal(second[name], tensor.half().float()), name
     weights = [p for p in out.iterdir() if p.suffix in (".pth", ".safetensors")]
     assert weights[0].stat().st_size < 0.6 * (official / "model.pth").stat().st_size
+
+
+def test_a_single_class_can_be_named() -> None:
+    assert class_names("bolt,") == ("bolt",)
+    assert class_names("bolt, nut") == ("bolt", "nut")
+    assert class_names("coco") == "coco"
+    assert class_names(None) is None
 
 
 def test_convert_writes_into_new_folders_alone(

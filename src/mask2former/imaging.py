@@ -47,7 +47,10 @@ def read_image(
             " convert it to PNG or JPEG"
         ) from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: is too large to read at once ({error}); cut it up") from None
+        raise ValueError(
+            f"{name}: is too large to read at once ({error}); cut it up, or keep its pixels in a"
+            " .npy file and give np.load(file, mmap_mode='r') to Segmenter.tiled"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ValueError(
             f"{name}: cannot be read: {error}; restore it from its origin or remove it"

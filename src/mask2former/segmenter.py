@@ -25,7 +25,7 @@ from mask2former.imaging import (
 )
 from mask2former.inference.postprocess import TASKS, Task, segment
 from mask2former.inference.resample import Sizes
-from mask2former.inference.tiling import Mosaic, Tiling, tiles_of
+from mask2former.inference.tiling import Mosaic, Tiling, release, tiles_of
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.structures import Category, LargeSegmentation, Output, Segmentation
 from mask2former.weights import load
@@ -166,8 +166,9 @@ class Segmenter:
         A tile of `tile` pixels is shown to the model as an image of its own: choose it so that
         objects look as large in it as in the images that the model was trained on (if left out:
         the view's shortest side, so that nothing is scaled). Neighbours share `overlap` pixels (a
-        quarter of a tile if left out), best a little more than the objects measure. Arrays are
-        [H, W, 3] uint8 and may be a `numpy.memmap`. Instances below `min_score` are left out.
+        quarter of a tile if left out), best a little more than the objects measure. An array
+        [H, W, 3] uint8 may be a `numpy.memmap`, of which no more than a row of tiles is in memory;
+        a path is read whole. Instances below `min_score` are left out.
         """
         tasks = tasks_of(task)
         name = name or (str(image) if isinstance(image, str | Path) else "image 0")
@@ -186,6 +187,8 @@ class Segmenter:
             range(0, len(tiles), self.batch_size), "tiles", disable=not progress, transient=True
         ):
             chunk = tiles[start : start + self.batch_size]
+            if chunk[0].columns.start == 0:
+                release(pixels)
             parts = [np.ascontiguousarray(pixels[t.rows, t.columns]) for t in chunk]
             results = self.segment(parts, [name] * len(parts), tasks, contrast)
             for part, result in zip(chunk, results, strict=True):

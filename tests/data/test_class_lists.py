@@ -43,6 +43,13 @@ def test_names_find_their_benchmark() -> None:
         assert categories_named([category.name for category in categories]) == categories
 
 
+def test_ids_are_unique_where_a_class_is_new() -> None:
+    names = [category.name for category in things_of("coco")]
+    found = categories_named([*names, "drone", "kite string"])
+    assert len({category.id for category in found}) == 82
+    assert found[0] == class_list("coco")[0]
+
+
 def test_names_that_no_benchmark_knows_are_things() -> None:
     found = categories_named(["bolt", "nut", "person"])
     assert [category.name for category in found] == ["bolt", "nut", "person"]

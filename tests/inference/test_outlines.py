@@ -56,6 +56,23 @@ def test_parts_and_holes() -> None:
     assert polygons_of(np.zeros((5, 5), bool)) == []
 
 
+@pytest.mark.parametrize("mask", random_masks())
+def test_rings_touch_neither_themselves_nor_another(mask: np.ndarray) -> None:
+    seen: set[tuple[float, float]] = set()
+    for part in polygons_of(mask):
+        for ring in part:
+            points = [tuple(point) for point in ring.tolist()]
+            assert not seen.intersection(points)
+            seen.update(points)
+            assert len(set(points)) == len(points)
+
+
+def test_corners_do_not_connect() -> None:
+    assert len(polygons_of(np.eye(3, dtype=bool))) == 3
+    ring = np.array([[1, 1, 0], [1, 0, 1], [1, 1, 1]], bool)  # its hole is open at a corner
+    assert [len(part) for part in polygons_of(ring)] == [1]
+
+
 def made_up() -> Instances:
     square = np.zeros((40, 50), bool)
     square[10:20, 5:15] = True
@@ -81,7 +98,7 @@ def test_geojson() -> None:
     corners = square["geometry"]["coordinates"][0]
     assert corners[0] == corners[-1]
     assert {tuple(corner) for corner in corners} == {
-        (x, y) for x in (5.25, 14.75) for y in (10.25, 19.75)
+        (x, y) for x in (5.125, 14.875) for y in (10.125, 19.875)
     }
 
 
@@ -89,8 +106,8 @@ def test_yolo() -> None:
     lines = yolo_lines(made_up().regions(), (40, 50)).splitlines()
     assert [line.split()[0] for line in lines] == ["0", "1"]
     square = np.array(lines[1].split()[1:], float).reshape(-1, 2) * (50, 40)
-    np.testing.assert_allclose(sorted(set(square[:, 0].round(2))), [5.25, 14.75])
-    np.testing.assert_allclose(sorted(set(square[:, 1].round(2))), [10.25, 19.75])
+    np.testing.assert_allclose(sorted(set(square[:, 0].round(3))), [5.125, 14.875])
+    np.testing.assert_allclose(sorted(set(square[:, 1].round(3))), [10.125, 19.875])
 
 
 def test_writers_write_them_if_asked(tmp_path: Path) -> None:

@@ -88,6 +88,20 @@ def test_the_term_is_the_cross_entropy_of_all_cells() -> None:
     tiny.assert_gradients(model)
 
 
+def test_void_is_no_proof_that_there_is_nothing() -> None:
+    model = tiny.model(selected_share=0.1).train()
+    config = LossConfig(class_weight=0.0, mask_weight=0.0, dice_weight=0.0, cell_weight=1.0)
+    criterion, output = Criterion(config, tiny.categories(5)), model(tiny.images())
+    none = torch.zeros(0, 1, 64, 96, dtype=torch.bool)
+    empty = Targets(labels=torch.zeros(0).long(), masks=none)
+    left = torch.zeros(1, 64, 96, dtype=torch.bool)
+    left[..., :48] = True
+    found = criterion(output, (replace(empty, ignore=left),) * 2).cells
+    nothing = -output.cell_logits[:, :, :, 6:].log_softmax(-1)[..., -1].mean()
+    torch.testing.assert_close(found, nothing)
+    assert criterion(output, (replace(empty, ignore=torch.ones_like(left)),) * 2).cells == 0
+
+
 def test_cells_alone_train_what_comes_before_the_decoder() -> None:
     model = tiny.model(selected_share=0.1).train()
     config = LossConfig(class_weight=0.0, mask_weight=0.0, dice_weight=0.0, cell_weight=1.0)

@@ -10,6 +10,8 @@ import torch
 import tiny
 from mask2former.modeling.hf_backbone import HFBackbone, HFBackboneConfig, pretrained_backbone
 from mask2former.modeling.mask2former import Mask2Former
+from mask2former.training import checkpoint
+from mask2former.training.config import ScenesData, TrainConfig
 from mask2former.weights import load_model, save_model
 from mask2former.weights.backbones import load_backbone
 
@@ -114,6 +116,38 @@ def test_pretrained_weights_are_taken(kind: str, tmp_path: Path) -> None:
 def test_what_is_no_backbone(model: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=rf"backbone\.model: .*{said}"):
         HFBackbone(HFBackboneConfig(model=model))
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    """transformers itself only warns, and leaves what did not fit as it was drawn."""
+    for folder, kind, fields in (
+        ("swin", "swin", NETWORKS["swinv2"]),
+        ("shallow", "convnext", SCALES),
+        ("narrow", "convnext", SCALES | {"hidden_sizes": [4, 16, 24, 32]}),
+    ):
+        config = transformers.AutoConfig.for_model(kind, **fields)
+        transformers.AutoModel.from_config(config).save_pretrained(tmp_path / folder)
+    deep = HFBackboneConfig(model={"model_type": "convnext", **SCALES, "depths": [1, 1, 3, 1]})
+    for folder, network_config, said in (
+        ("swin", network("convnext"), "missing: "),
+        ("shallow", deep, r"missing: .*stages\.2"),
+        ("narrow", network("convnext"), "of another shape"),
+    ):
+        model = Mask2Former(replace(tiny.CONFIG, backbone=network_config))
+        with pytest.raises(
+            ValueError, match=rf"{folder}: no weights of this backbone(.|\n)*{said}"
+        ):
+            load_backbone(model, tmp_path / folder)
+
+
+def test_a_config_is_what_a_file_gives_back(tmp_path: Path) -> None:
+    """Tuples become lists and keys texts, so that a training can be gone on with."""
+    given = HFBackboneConfig(
+        model={"model_type": "convnext", "depths": (1, 1, 1, 1), "id2label": {0: "a"}}
+    )
+    config = TrainConfig(model=replace(tiny.CONFIG, backbone=given), data=ScenesData())
+    checkpoint.write(tmp_path, {"step": 1}, config)
+    assert checkpoint.read(tmp_path, config) is not None
 
 
 def test_weights_that_are_not_there(tmp_path: Path) -> None:

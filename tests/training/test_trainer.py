@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,16 @@ def test_weights_learn(tmp_path: Path) -> None:
 
 
 # --- parts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unevaluated")
+def test_a_training_goes_on_without_what_it_started_from(tmp_path: Path) -> None:
+    tiny.model(CONFIG.model).save_pretrained(tmp_path / "start")
+    config = replace(CONFIG, initial_weights=str(tmp_path / "start"))
+    train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "start")
+    train(replace(config, steps=6), tmp_path / "run")
+    assert len(curve(tmp_path / "run")) == 6
 
 
 def test_training_starts_from_initial_weights(tmp_path: Path) -> None:

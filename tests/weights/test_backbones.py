@@ -49,8 +49,8 @@ def as_torchvision(model: Mask2Former) -> dict[str, Tensor]:
 
 
 def as_detectron2(model: Mask2Former) -> dict[str, Tensor]:
-    """stem.conv1, stem.conv1.norm, res2.0.conv1 ..."""
-    out = {}
+    """stem.conv1, stem.conv1.norm, res2.0.conv1 ..., and the classifier in the stem."""
+    out = {"stem.fc.weight": torch.zeros(3, 256), "stem.fc.bias": torch.zeros(3)}
     for name, tensor in model.backbone.state_dict().items():
         parts = name.split(".")
         if parts[0] == "stem":

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 import tiny
 from mask2former.weights import load_model
-from mask2former.weights.hub import model_card, push_to_hub
+from mask2former.weights.hub import fetch_repository, model_card, push_to_hub
 
 
 class Api:
@@ -75,6 +75,24 @@ def test_the_card_says_which_tasks(things: tuple[bool, ...], tag: str, absent: s
     assert tag in card.data.tags
     assert absent not in card.data.tags
     assert card.data.eval_results is None
+
+
+def test_of_two_formats_the_safe_one_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        assert ignore_patterns == ["*/*"]
+        asked.append(allow_patterns[-1])
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert fetch_repository("me/a") == tmp_path
+    assert asked == ["*.safetensors", "pytorch_model*.bin"]
+    (tmp_path / "model.safetensors").touch()
+    fetch_repository("me/a")
+    assert asked[2:] == ["*.safetensors"]
 
 
 def test_a_fault_of_the_hub_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,28 @@ def test_nothing_there(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def test_the_folder_of_a_training_is_not_its_model(saved: Path) -> None:
+    """The likeliest mistake: the weights are one folder further down."""
+    run = saved.parent
+    torch.save({"model": {}}, run / "checkpoint.pth")
+    (run / "config.yaml").write_text("steps: 3\n")
+    with pytest.raises(FileNotFoundError, match="is the folder of a training; its weights are in"):
+        load_model(run)
+    with pytest.raises(ValueError, match="is what a training goes on from; its weights are in"):
+        load_model(run / "checkpoint.pth")
+    assert load_model(run / "model").config == tiny.CONFIG
+
+
+def test_a_folder_with_several_checkpoints(tmp_path: Path) -> None:
+    for name in ("model_0004999.pth", "model_0009999.pth"):
+        torch.save({}, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"several checkpoints; .*model_0004999\.pth"):
+        load_model(tmp_path)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "model_final.pth")
+    with pytest.raises(ValueError, match=r"model_final\.pth"):  # that one is tried
+        load_model(tmp_path)
+
+
 def test_weights_missing(saved: Path) -> None:
     (saved / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file; config\.json"):

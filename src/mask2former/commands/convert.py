@@ -21,8 +21,10 @@ def convert(options: Convert) -> None:
     told = logging.StreamHandler(sys.stdout)  # which format it was
     log.setLevel(logging.INFO)
     log.addHandler(told)
-    model = load(options.model, classes=class_names(options.classes))
-    log.removeHandler(told)
+    try:
+        model = load(options.model, classes=class_names(options.classes))
+    finally:
+        log.removeHandler(told)
     if options.half:
         model = model.half().float()  # what can be written is what is compared
     save_model(model, options.out, options.to, dtype=torch.float16 if options.half else None)

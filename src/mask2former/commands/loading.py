@@ -38,10 +38,10 @@ def load_segmenter(
 
 
 def class_names(text: str | None) -> str | tuple[str, ...] | None:
-    """The option --classes: a benchmark's name, or names with commas between them."""
+    """The option --classes: a benchmark's name, or names with commas; of one class "bolt,"."""
     if text is None or "," not in text:
         return text
-    return tuple(name.strip() for name in text.split(","))
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _device(name: str) -> torch.device:

@@ -35,7 +35,7 @@ class Predict:
     model: str = "scenes"
     """A name that `mask2former models` lists, or a path."""
     classes: Classes = None
-    """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
+    """What a checkpoint without class names tells apart: "coco", ... or car,person (one: bolt,)."""
     task: Tasks = ()
     """panoptic, instance or semantic; may be given several times. All of them if left out."""
     out: Folder = Path("results")
@@ -110,7 +110,7 @@ class Evaluate:
     data: Annotated[str, arg(metavar="FOLDER")]
     """A data set in COCO's panoptic or instance format, or "scenes" for newly drawn scenes."""
     classes: Classes = None
-    """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
+    """What a checkpoint without class names tells apart: "coco", ... or car,person (one: bolt,)."""
     split: Annotated[str, arg(metavar="NAME")] = "val"
     """Part of the data set."""
     task: Tasks = ()
@@ -147,7 +147,7 @@ class Convert:
     half: FlagCreatePairsOff[bool] = False
     """Store the weights in fp16, rounded, at half the size."""
     classes: Classes = None
-    """What a checkpoint without class names tells apart: "coco", "ade20k", ... or car,person,..."""
+    """What a checkpoint without class names tells apart: "coco", ... or car,person (one: bolt,)."""
 
 
 @dataclass(frozen=True, kw_only=True)

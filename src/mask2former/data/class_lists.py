@@ -39,14 +39,15 @@ def categories_named(names: Sequence[str]) -> tuple[Category, ...]:
     """Categories for a model that only says what its classes are called.
 
     If most of them are a benchmark's, that list says which are things, and their ids and colours;
-    a class that no list knows counts as a thing and is numbered from 0.
+    a class that it does not know counts as a thing and has an id beyond the list's.
     """
     wanted = set(names)
     lists = [{category.name: category for category in class_list(name)} for name in LISTS]
     known = max(lists, key=lambda named: len(wanted & named.keys()))
     if 2 * len(wanted & known.keys()) < len(wanted):
         known = {}
+    free = max((category.id for category in known.values()), default=-1) + 1
     return tuple(
-        known.get(name, Category(id=i, name=name, is_thing=True, color=generated_color(i)))
+        known.get(name, Category(id=free + i, name=name, is_thing=True, color=generated_color(i)))
         for i, name in enumerate(names)
     )

@@ -197,8 +197,7 @@ class Mosaic:
         self.size, self.categories, self.min_score = size, categories, min_score
         self.tasks = tasks
         self.ids = _map(size, np.dtype(np.int32)) if "panoptic" in tasks else None
-        depth = np.dtype(np.uint8 if len(categories) <= 255 else np.int16)
-        self.labels = _map(size, depth) if "semantic" in tasks else None
+        self.labels = _map(size, np.dtype(np.int16)) if "semantic" in tasks else None
         self.segments, self.instances = _Joined(), _Joined()
         self.stuff: dict[int, int] = {}  # label -> piece
         self.seen: list[_Seen] = []  # the tiles that later ones may touch
@@ -212,7 +211,7 @@ class Mosaic:
             self.labels[core] = result.semantic.labels.numpy()[tile.inner]
         if self.ids is not None:
             assert result.panoptic is not None
-            now.ids = result.panoptic.ids.numpy()
+            now.ids = result.panoptic.ids.numpy().astype(np.uint16)  # no tile has more segments
             now.segments = self._pieces_of(result.panoptic, now.ids, tile)
             table = np.zeros(max([0, *now.segments]) + 1, np.int32)
             for local, piece in now.segments.items():
@@ -221,8 +220,8 @@ class Mosaic:
         if "instance" in self.tasks:
             self._take_instances(now, result, tile)
         if tile.columns.start == 0:  # a new row: what lies above is written once more at the end
-            _release(self.ids)
-            _release(self.labels)
+            release(self.ids)
+            release(self.labels)
         self.seen = [old for old in self.seen if old.tile.rows.stop > tile.rows.start]
         for old in self.seen:
             shared = tile.shared_with(old.tile)
@@ -335,7 +334,7 @@ class Mosaic:
             block = table[self.ids[start : start + rows]]
             self.ids[start : start + rows] = block
             areas += np.bincount(block.ravel(), minlength=len(areas))
-            _release(self.ids)
+            release(self.ids)
         segments = []
         for number, (root, members) in enumerate(groups.items(), start=1):
             if areas[number]:
@@ -389,7 +388,7 @@ def _map(size: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     return np.memmap(tempfile.TemporaryFile(), dtype, "w+", shape=size)
 
 
-def _release(mapped: np.ndarray | None) -> None:
+def release(mapped: np.ndarray | None) -> None:
     """Let the system take the memory of a mapped file's pages; the file keeps what was written."""
     pages = getattr(mapped, "base", None)
     if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):

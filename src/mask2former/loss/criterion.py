@@ -14,6 +14,8 @@ from mask2former.loss.matcher import Coverage, Match, Matcher, Places
 from mask2former.loss.points import sample_maps, sample_masks, uncertain_points
 from mask2former.structures import Category, Output, Prediction, Targets
 
+IGNORED = -100  # a label that costs nothing
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -147,8 +149,15 @@ class Criterion(nn.Module):
             cell_labels(t.labels, c.truth, self.is_thing[t.labels], logits.shape[2:4], no_object)
             for t, c in zip(targets, coverage, strict=True)
         ]
+        for cells, c in zip(labels, coverage, strict=True):
+            if c.valid is not None:  # void and crowds are no proof that there is nothing
+                height, width = cells.shape[1:]
+                valid = F.adaptive_avg_pool2d(c.valid.float(), (height, width)) > 0.5
+                cells[(cells == no_object) & ~valid] = IGNORED
         flat = torch.stack(labels).flatten()
-        return F.cross_entropy(logits.flatten(0, 3), flat, self.class_weights)
+        if (flat == IGNORED).all():
+            return 0 * logits.sum()
+        return F.cross_entropy(logits.flatten(0, 3), flat, self.class_weights, ignore_index=IGNORED)
 
     def mask_terms(
         self,

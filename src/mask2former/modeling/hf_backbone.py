@@ -6,6 +6,8 @@ pyramid of ViTDet (Li et al., ECCV 2022). Needs the extra `hf`.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,9 @@ from torch import Tensor, nn
 from mask2former.modeling.backbone import STRIDES, Backbone
 
 _PROBE = 64  # pixels of the image that tells which maps a network gives
+_OWN = re.compile(r"hidden_states_norms|mask_token|^(layer)?norm\.|\.layernorm\.")
+# Of a config: what says nothing about the network.
+_ASIDE = ("architectures", "dtype", "id2label", "label2id", "transformers_version")
 _PLAIN_STRIDE = 16  # of a plain transformer's map here, whatever its patches measure
 
 
@@ -31,14 +36,18 @@ class HFBackboneConfig:
     model: Mapping[str, Any]
     frozen: bool = False
 
+    def __post_init__(self) -> None:
+        # As it comes back from a file: tuples as lists, keys as texts.
+        object.__setattr__(self, "model", json.loads(json.dumps(dict(self.model))))
+
 
 def pretrained_backbone(name_or_path: str, *, frozen: bool = False) -> HFBackboneConfig:
     """The config of a network on the Hub or on disk ("facebook/dinov3-vits16-..."); its weights are
     taken by `TrainConfig.backbone_weights`."""
     AutoConfig = _transformers().AutoConfig
-    return HFBackboneConfig(
-        model=AutoConfig.from_pretrained(name_or_path).to_diff_dict(), frozen=frozen
-    )
+    fields = AutoConfig.from_pretrained(name_or_path).to_diff_dict()
+    network = {key: value for key, value in fields.items() if key not in _ASIDE}
+    return HFBackboneConfig(model=network, frozen=frozen)
 
 
 class HFBackbone(Backbone):
@@ -101,10 +110,24 @@ class HFBackbone(Backbone):
         """
         body: Any = self.body
         try:
-            source = type(body).from_pretrained(name_or_path, config=body.config)
+            source, report = type(body).from_pretrained(
+                name_or_path,
+                config=body.config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report
+            )
         except (OSError, RuntimeError, ValueError) as e:
             reason = str(e).splitlines()[0] if str(e) else type(e).__name__
             raise ValueError(f"{name_or_path}: no weights of this backbone: {reason}") from None
+        # A classifier has no norms for the maps, and not always a token for masked pixels.
+        faults = [f"missing: {n}" for n in report["missing_keys"] if not _OWN.search(n)]
+        faults += [f"of another shape: {n[0]}" for n in report["mismatched_keys"]]
+        if faults:
+            shown = "\n  ".join(sorted(faults)[:10])
+            raise ValueError(
+                f"{name_or_path}: no weights of this backbone ({len(faults)} tensors):\n  {shown}\n"
+                "Choose those of the same architecture, or change model.backbone"
+            )
         body.load_state_dict(source.state_dict())
 
     def train(self, mode: bool = True) -> HFBackbone:

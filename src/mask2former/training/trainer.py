@@ -49,14 +49,15 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     torch.manual_seed(config.seed)
     dataset, validation = config.data.open_train(), config.data.open_val()
     stream = Stream(dataset, config.view, config.model.view, config.seed)
-    model = build_model(config)
+    state = checkpoint.read(folder, config)
+    # What it started from is not needed once there is a checkpoint.
+    model = build_model(config) if state is None else Mask2Former(config.model).train()
     criterion = Criterion(config.loss, config.model.categories).to(fabric.device)
     # Fabric cannot clip the scaled gradients of fp16 for a fused optimiser.
     optimizer = build_optimizer(model, config.optimizer, fused=config.precision != "16-mixed")
     average = Average(model, config.ema) if config.ema else None
     wrapped, optimizer = fabric.setup(model, optimizer)  # moves the model to its device
     first = 0
-    state = checkpoint.read(folder, config)
     if state is not None:
         first = restore(state, model, optimizer, average)
         console.print(f"resuming at step {first} of {config.steps}")
@@ -116,7 +117,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
 def build_model(config: TrainConfig) -> Mask2Former:
     """A new model, or one that starts from `initial_weights` or `backbone_weights`."""
     model = Mask2Former(config.model)
-    if config.backbone_weights is not None:
+    if config.backbone_weights is not None and config.initial_weights is None:
         load_backbone(model, config.backbone_weights)
     if config.initial_weights is not None:
         source = load(config.initial_weights)

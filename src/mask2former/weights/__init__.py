@@ -52,12 +52,7 @@ def load_model(path: str | Path, *, classes: str | tuple[str, ...] | None = None
         return _load_checkpoint(path, classes)
     config = folder / native.CONFIG
     if not config.exists():
-        for checkpoint in sorted(p for p in folder.iterdir() if p.suffix in CHECKPOINTS):
-            return _load_checkpoint(checkpoint, classes)
-        raise FileNotFoundError(
-            f"{folder}: holds no model: expected {native.CONFIG} and {native.WEIGHTS}, or a .pkl or"
-            " .pth"
-        )
+        return _load_checkpoint(_checkpoint_in(path), classes)
     if classes is not None:
         raise ValueError(f"{config}: names the classes already; leave 'classes' out")
     tree = files.read_json(config)
@@ -76,8 +71,32 @@ def load_model(path: str | Path, *, classes: str | tuple[str, ...] | None = None
     return model
 
 
+def _checkpoint_in(path: Path) -> Path:
+    """The one checkpoint of a folder, or detectron2's last; FileNotFoundError if none is meant."""
+    trained = path if path.is_dir() else path.parent
+    if (trained / "model" / native.CONFIG).exists():
+        raise FileNotFoundError(
+            f"{path}: is the folder of a training; its weights are in {trained / 'model'}"
+        )
+    found = sorted(path.glob("*")) if path.is_dir() else []
+    found = [p for p in found if p.suffix in CHECKPOINTS]
+    last = [p for p in found if p.stem == "model_final"] or found
+    if len(last) == 1:
+        return last[0]
+    if last:
+        names = ", ".join(p.name for p in last)
+        raise FileNotFoundError(f"{path}: holds several checkpoints; name one of them: {names}")
+    raise FileNotFoundError(
+        f"{path}: holds no model: expected {native.CONFIG} and {native.WEIGHTS}, or a .pkl or .pth"
+    )
+
+
 def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2Former:
     """The official format, or one that is turned into it by renaming."""
+    if path.name == "checkpoint.pth" and (path.parent / "model" / native.CONFIG).exists():
+        raise ValueError(
+            f"{path}: is what a training goes on from; its weights are in {path.parent / 'model'}"
+        )
     tensors = detectron2.read_pkl(path) if path.suffix == ".pkl" else files.read_torch(path)
     yaml, exact = path.with_name("config.yaml"), path.with_name(detectron2.EXACT)
     if mmdetection.is_mmdetection(tensors):
@@ -85,6 +104,8 @@ def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2
         tensors = mmdetection.official_tensors(tensors)
         config = infer.config_of(tensors, path, classes=classes)
     elif exact.exists():
+        if classes is not None:
+            raise ValueError(f"{exact}: names the classes already; leave 'classes' out")
         log.info("%s: an official checkpoint that this package wrote", path)
         config = from_dict(Mask2FormerConfig, files.read_json(exact), str(exact))
     elif yaml.exists():

@@ -12,7 +12,7 @@ from mask2former.modeling.mask2former import Mask2Former
 from mask2former.weights import detectron2, files, huggingface, mmdetection
 
 # The classifier, its last norm, and constants.
-_SURPLUS = re.compile(r"(fc|head|norm|classifier|layernorm|pooler)\..*|.*\.attn_mask")
+_SURPLUS = re.compile(r"(?:stem\.)?(fc|head|norm|classifier|layernorm|pooler)\..*|.*\.attn_mask")
 _THEIR_PREFIX = re.compile(r"^(swin|resnet|model)\.")
 _HUGGING_FACE = ("embeddings.", "embedder.")  # what their names begin with
 

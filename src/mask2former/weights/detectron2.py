@@ -197,6 +197,11 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
+            if module.startswith("torch"):
+                raise pickle.UnpicklingError(
+                    "it holds torch's tensors, which are not read from a .pkl; load the .pth that"
+                    " it was made from"
+                ) from None
             raise pickle.UnpicklingError(
                 f"it wants to load '{module}.{name}', which no checkpoint needs; "
                 "nothing of it was run. Do not trust this file"

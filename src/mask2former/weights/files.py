@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,7 +45,10 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds; each means the same here
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        foreign = re.search(r"GLOBAL (\S+)", str(e))
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        if foreign:
+            reason = f"it holds {foreign[1]}; save its state_dict alone, where that is known"
         raise ValueError(
             f"{path}: not a checkpoint that can be read without executing code: {reason}"
         ) from None

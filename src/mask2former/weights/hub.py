@@ -12,7 +12,6 @@ import yaml
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.weights import native
 
-PATTERNS = ["*.json", "*.safetensors", "*.bin"]
 LIBRARY = "mask2former"
 
 
@@ -25,7 +24,15 @@ def fetch_repository(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=PATTERNS))
+        # Of two formats the safe one; nothing of subfolders, where trainings keep their own.
+        aside = ["*/*"]
+        found = snapshot_download(
+            name, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=aside
+        )
+        if not any(Path(found).glob("*.safetensors")):
+            wanted = ["*.json", "pytorch_model*.bin"]
+            found = snapshot_download(name, allow_patterns=wanted, ignore_patterns=aside)
+        return Path(found)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ConnectionError(
