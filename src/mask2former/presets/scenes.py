@@ -1,6 +1,6 @@
 """Drawn scenes: six classes of things and five of stuff, told apart by shape and texture.
 
-The embedded model was trained in two parts, as its card says:
+Trained in two parts (what the embedded model saw besides, its card says):
 
     mask2former train --preset scenes-cells --out runs/cells
     mask2former train --preset scenes --initial-weights runs/cells/model --out runs/scenes
