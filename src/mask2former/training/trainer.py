@@ -27,8 +27,8 @@ from mask2former.training.evaluate import evaluate
 from mask2former.training.memory import keep_freed_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
 from mask2former.weights import load, load_tensors
-from mask2former.weights.backbones import load_backbone
 from mask2former.weights.native import save_model
+from mask2former.weights.pretrained import load_backbone
 
 
 def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:

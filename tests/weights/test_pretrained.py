@@ -15,7 +15,7 @@ from mask2former.modeling.mask2former import Mask2Former
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.training.config import ScenesData, TrainConfig
 from mask2former.training.trainer import build_model
-from mask2former.weights.backbones import load_backbone
+from mask2former.weights.pretrained import load_backbone
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 
