@@ -372,13 +372,7 @@ def _united(regions: list[Region]) -> Region:
         left, top, right, bottom = region.box
         mask[top - y0 : bottom - y0, left - x0 : right - x0] |= region.mask
     best = max(regions, key=lambda region: region.score)
-    return Region(
-        mask=mask,
-        box=(x0, y0, x1, y1),
-        score=best.score,
-        label=best.label,
-        category=best.category,
-    )
+    return replace(best, mask=mask, box=(x0, y0, x1, y1))
 
 
 def _map(size: tuple[int, int], dtype: np.dtype) -> np.ndarray:

@@ -97,7 +97,7 @@ def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2
         raise ValueError(
             f"{path}: is what a training goes on from; its weights are in {path.parent / 'model'}"
         )
-    tensors = detectron2.read_pkl(path) if path.suffix == ".pkl" else files.read_torch(path)
+    tensors = detectron2.read_checkpoint(path)
     yaml, exact = path.with_name("config.yaml"), path.with_name(detectron2.EXACT)
     if mmdetection.is_mmdetection(tensors):
         log.info("%s: a checkpoint of mmdetection", path)

@@ -18,7 +18,7 @@ from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.modeling.swin import SwinConfig
 from mask2former.structures import Category, View
-from mask2former.weights.files import tensors_of
+from mask2former.weights.files import read_torch, tensors_of
 from mask2former.weights.infer import categories_for, numbered
 from mask2former.weights.names import Table, their_names
 
@@ -206,6 +206,11 @@ class _Unpickler(pickle.Unpickler):
                 f"it wants to load '{module}.{name}', which no checkpoint needs; "
                 "nothing of it was run. Do not trust this file"
             ) from None
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pkl` of detectron2, or of any file of `torch.save`."""
+    return read_pkl(path) if path.suffix == ".pkl" else read_torch(path)
 
 
 def read_pkl(path: Path) -> dict[str, Tensor]:

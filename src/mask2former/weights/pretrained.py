@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mask2former.modeling.hf_backbone import HFBackbone
 from mask2former.modeling.mask2former import Mask2Former
-from mask2former.weights import detectron2, files, huggingface, mmdetection
+from mask2former.weights import detectron2, huggingface, mmdetection
 
 # The classifier, its last norm, and constants.
 _SURPLUS = re.compile(r"(?:stem\.)?(fc|head|norm|classifier|layernorm|pooler)\..*|.*\.attn_mask")
@@ -31,10 +31,8 @@ def load_backbone(model: Mask2Former, path: str | Path) -> None:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; backbone_weights names a file")
-    if path.is_dir():
-        tensors = huggingface.read_weights(path)
-    else:
-        tensors = detectron2.read_pkl(path) if path.suffix == ".pkl" else files.read_torch(path)
+    read = huggingface.read_weights if path.is_dir() else detectron2.read_checkpoint
+    tensors = read(path)
     expected = {f"backbone.{name}": t for name, t in model.backbone.state_dict().items()}
     found = converted(tensors, model)
     optional = {name for name in expected if re.match(r"backbone\.stages\.\d\.norm\.", name)}
