@@ -23,9 +23,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 TOP = LAYERS[-1]  # each of these may import those before it
 # Imported where they are used, never at the top of a module that `import mask2former` loads.
 HEAVY = (
+    "datasets",
     "faster_coco_eval",
     "lightning_fabric",
     "pycocotools",
+    "supervision",
     "timm",
     "torchvision",
     "transformers",
@@ -50,16 +52,17 @@ def layer_of(part: str) -> int:
 
 
 def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
-    """Every module that a file imports, the line, and whether at its top level.
+    """Every module that a file imports, the line, and whether it is loaded with the file.
 
-    An import for type checking alone counts, as the direction is about ideas.
+    An import for type checking alone is listed, as the direction is about ideas.
     """
     tree = ast.parse(path.read_text())
     inner = {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING")
+        for node in ast.walk(block)
     }
     for node in ast.walk(tree):
         top = id(node) not in inner

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32, UInt8
 
 Rle = Mapping[str, Any]  # {"size": [H, W], "counts": str | bytes | list[int]}
 Polygons = Sequence[Sequence[float] | np.ndarray]  # each x0, y0, x1, y1, ... in pixels
@@ -167,7 +167,32 @@ def _box_of_counts(counts: Int[np.ndarray, "R"], height: int) -> Box:
     return (float(x0), float(top.min()), float(x1), float(bottom.max() + 1))
 
 
+# --- segment ids as colours ---------------------------------------------------------------------
+
+
+def colors_of_ids(ids: Int[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """COCO panoptic's picture of segment ids below 2^24: red + 256 green + 65536 blue."""
+    colors = np.empty((*ids.shape, 3), np.uint8)
+    for channel in range(3):
+        colors[:, :, channel] = ids >> 8 * channel & 255
+    return colors
+
+
+def ids_of_colors(colors: UInt8[np.ndarray, "H W C"]) -> Int32[np.ndarray, "H W"]:
+    """Back from `colors_of_ids`; a fourth channel is not looked at."""
+    red, green, blue = (colors[:, :, channel].astype(np.int32) for channel in range(3))
+    return red | green << 8 | blue << 16
+
+
 # --- boxes and polygons -----------------------------------------------------------------------
+
+
+def box_of_mask(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
+    """The box around a mask; (0, 0, 0, 0) if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return (0, 0, 0, 0)
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def rasterize_polygons(

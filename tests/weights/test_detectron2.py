@@ -20,7 +20,7 @@ from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.modeling.swin import SwinConfig
 from mask2former.weights import load_model, save_model
-from mask2former.weights.detectron2 import official_name, read_config, read_pkl
+from mask2former.weights.detectron2 import official_name, read_checkpoint, read_config
 from mask2former.weights.files import read_torch
 
 PIXEL_DECODER = PixelDecoderConfig(channels=32, layers=1, heads=4, points=4, feedforward=40)
@@ -113,7 +113,7 @@ def test_every_pickle_protocol(tmp_path: Path, protocol: int) -> None:
     arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(3), "c": np.eye(3)[:, ::2].T}
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": arrays}, protocol=protocol))
-    tensors = read_pkl(path)
+    tensors = read_checkpoint(path)
     for name, array in arrays.items():
         np.testing.assert_array_equal(tensors[name].numpy(), array)
 
@@ -352,7 +352,7 @@ def test_pickle_without_tensors(tmp_path: Path, content: object, message: str) -
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match=rf"model\.pkl: {message}"):
-        read_pkl(path)
+        read_checkpoint(path)
 
 
 # --- files that would run something --------------------------------------------------------------
@@ -402,7 +402,7 @@ def test_nothing_in_a_pkl_is_run(tmp_path: Path, name: str) -> None:
     content = attacks(marker)[name]
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.pkl: not a detectron2 checkpoint: it wants to"):
-        read_pkl(path)
+        read_checkpoint(path)
     assert not marker.exists()
 
 

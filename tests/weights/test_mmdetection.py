@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import types
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -220,3 +225,68 @@ def test_patch_merging_gives_the_same_numbers() -> None:
     stacked = torch.cat(parts, -1).flatten(1, 2)
     found = (stacked * merged_in_official_order(norm)) @ merged_in_official_order(reduction).T
     torch.testing.assert_close(found, wanted)
+
+
+class HistoryBuffer:
+    """As mmengine's: numbers in arrays, and methods, which are pickled by getattr."""
+
+    def __init__(self) -> None:
+        self.values = np.array([1.0, 2.0])
+        self.last = np.float64(2)
+        self.statistics = {"min": HistoryBuffer.min}
+
+    def min(self) -> float:
+        return float(self.values.min())
+
+
+@pytest.fixture
+def history(monkeypatch: pytest.MonkeyPatch) -> type[HistoryBuffer]:
+    """The class under mmengine's name, as long as it is pickled."""
+    name = "mmengine.logging.history_buffer"
+    for part in ("mmengine", "mmengine.logging", name):
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    sys.modules[name].HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    monkeypatch.setattr(HistoryBuffer, "__module__", name)
+    return HistoryBuffer
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_training_of_theirs_with_its_log_and_its_class_names(
+    tmp_path: Path, history: type[HistoryBuffer], version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.model(CONFIGS["swin"])
+    names = [f"kind {i}" for i in range(len(model.config.categories))]
+    meta = {"CLASSES": names} if version == 2 else {"dataset_meta": {"classes": tuple(names)}}
+    content = {
+        "meta": {**meta, "epoch": 12},
+        "state_dict": theirs(model, "panoptic_head", version=version),
+        "message_hub": {"log_scalars": {"train/loss": history()}},
+    }
+    torch.save(content, tmp_path / "epoch_12.pth")
+    monkeypatch.undo()  # from here on, there is no mmengine
+    loaded = load_model(tmp_path)
+    assert [category.name for category in loaded.config.categories] == names
+    mine = tuple("abcdefgh"[: len(names)])
+    asked = load_model(tmp_path, classes=mine)
+    assert tuple(category.name for category in asked.config.categories) == mine
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+
+
+def test_the_log_opens_no_door(tmp_path: Path, history: type[HistoryBuffer]) -> None:
+    """A file that holds it may hold nothing else that is foreign."""
+    marker = tmp_path / "it-ran"
+    log = history()
+    log.statistics["min"] = Runs(f"touch {marker}")  # type: ignore[assignment]
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "log": log}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="without executing code"):
+        load_model(tmp_path)
+    assert not marker.exists()
+
+
+class Runs:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (self.command,)

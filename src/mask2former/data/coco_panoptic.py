@@ -20,7 +20,7 @@ from mask2former.data.coco_json import (
     unknown_category,
 )
 from mask2former.data.dataset import read_annotated_image, require_file
-from mask2former.masks import IdMapMasks
+from mask2former.masks import IdMapMasks, ids_of_colors
 from mask2former.structures import Category, Sample
 
 
@@ -165,8 +165,7 @@ def _read_png(path: Path, size: tuple[int, int], record: str) -> Int32[np.ndarra
             f"{record}: its PNG {path} has height {pixels.shape[0]}, width {pixels.shape[1]}, but"
             f" the image has height {size[0]}, width {size[1]}; restore the PNG of this image"
         )
-    red, green, blue = (pixels[:, :, channel].astype(np.int32) for channel in range(3))
-    return red | green << 8 | blue << 16
+    return ids_of_colors(pixels)
 
 
 def _check_ids(id_map: Int32[np.ndarray, "H W"], ids: Sequence[int], record: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from mask2former.inference.outlines import geojson, yolo_lines
 from mask2former.inference.visualize import overlay
-from mask2former.masks import encode_region
+from mask2former.masks import colors_of_ids, encode_region
 from mask2former.structures import (
     Category,
     LargeSegmentation,
@@ -110,9 +110,8 @@ class ResultWriter:
             picture = overlay(image, segmentation, min_score=self.min_score)
             self._write_image(f"overlays/{stem}.jpg", picture, quality)
         if segmentation.panoptic is not None:
-            ids = segmentation.panoptic.ids.cpu().numpy().astype(np.int64)
-            colors = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2)
-            self._write_image(f"panoptic/{stem}.png", colors.astype(np.uint8))
+            ids = segmentation.panoptic.ids.cpu().numpy()
+            self._write_image(f"panoptic/{stem}.png", colors_of_ids(ids))
             annotation = _panoptic_annotation(segmentation.panoptic, ids, image_id, f"{stem}.png")
         if regions is not None:
             results = _instance_results(regions, segmentation.size, image_id)
@@ -122,7 +121,7 @@ class ResultWriter:
             if "yolo" in self.outlines:
                 self._write(f"yolo/{stem}.txt", yolo_lines(drawn, segmentation.size).encode())
         if segmentation.semantic is not None:
-            self._write_image(f"semantic/{stem}.png", self._label_map(segmentation.semantic))
+            self._write_image(f"semantic/{stem}.png", label_map(segmentation.semantic))
 
         # Only now that all files are written does the image count as done.
         self._stems.add(stem.lower())
@@ -174,15 +173,8 @@ class ResultWriter:
             free = f"{stem}_{count}"
         return free
 
-    def _label_map(self, result: Semantic) -> np.ndarray:
-        depth = np.uint8 if len(self.categories) <= 255 else np.uint16
-        return result.labels.cpu().numpy().astype(depth)
-
-    def _write_image(self, name: str, image: np.ndarray, options: list[int] | None = None) -> None:
-        stored = image[..., ::-1] if image.ndim == 3 else image  # OpenCV stores BGR
-        done, data = cv2.imencode(Path(name).suffix, stored, options or [])
-        assert done, name
-        self._write(name, data.tobytes())
+    def _write_image(self, name: str, image: np.ndarray, options: Sequence[int] = ()) -> None:
+        self._write(name, encode_image(image, Path(name).suffix, options))
 
     def _write_json(self, name: str, document: object) -> None:
         self._write(name, json.dumps(document).encode())
@@ -196,6 +188,20 @@ class ResultWriter:
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def encode_image(image: np.ndarray, suffix: str, options: Sequence[int] = ()) -> bytes:
+    """The file of a grey or RGB image."""
+    stored = image[..., ::-1] if image.ndim == 3 else image  # OpenCV stores BGR
+    done, data = cv2.imencode(suffix, stored, options)
+    assert done, suffix
+    return bytes(data)
+
+
+def label_map(result: Semantic) -> np.ndarray:
+    """Labels in 8 bits, or in 16 where there are more than 255 categories."""
+    depth = np.uint8 if len(result.categories) <= 255 else np.uint16
+    return result.labels.cpu().numpy().astype(depth)
 
 
 def _panoptic_annotation(

@@ -24,6 +24,7 @@ from mask2former.weights import (
     native,
 )
 from mask2former.weights.hub import fetch_repository
+from mask2former.weights.names import misfits
 from mask2former.weights.released import Released, released_models
 
 Format = Literal["mask2former", "transformers", "detectron2"]
@@ -38,7 +39,7 @@ def load_model(path: str | Path, *, classes: str | tuple[str, ...] | None = None
     - our own folder: `config.json`, `model.safetensors`
     - transformers': `config.json`, `model.safetensors` or `pytorch_model.bin`
     - the official `.pkl` or `.pth`, with its `config.yaml` beside it or without
-    - mmdetection's or mmsegmentation's `.pth`
+    - mmdetection's or mmsegmentation's `.pth`, which mostly names its classes
 
     `classes` says what a checkpoint without class names tells apart: a benchmark ("coco", "ade20k",
     ...; see `data.class_lists`) or the names. FileNotFoundError or ValueError say what is missing
@@ -97,12 +98,14 @@ def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2
         raise ValueError(
             f"{path}: is what a training goes on from; its weights are in {path.parent / 'model'}"
         )
-    tensors = detectron2.read_checkpoint(path)
+    content = detectron2.checkpoint_content(path)
+    tensors = files.tensors_of(content, path)
     yaml, exact = path.with_name("config.yaml"), path.with_name(detectron2.EXACT)
     if mmdetection.is_mmdetection(tensors):
         log.info("%s: a checkpoint of mmdetection", path)
         tensors = mmdetection.official_tensors(tensors)
-        config = infer.config_of(tensors, path, classes=classes)
+        named = classes or mmdetection.class_names(content)
+        config = infer.config_of(tensors, path, classes=named)
     elif exact.exists():
         if classes is not None:
             raise ValueError(f"{exact}: names the classes already; leave 'classes' out")
@@ -114,6 +117,10 @@ def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2
     else:
         log.info("%s: an official checkpoint; its model is read off the shapes", path)
         config = infer.config_of(detectron2.renamed(tensors), path, classes=classes)
+    return _of_official(config, tensors, path)
+
+
+def _of_official(config: Mask2FormerConfig, tensors: dict[str, Tensor], path: Path) -> Mask2Former:
     model = Mask2Former(config)
     load_tensors(model, detectron2.convert(tensors, list(model.state_dict())), str(path))
     return model
@@ -136,20 +143,9 @@ def save_model(
 
 def load_tensors(model: Mask2Former, tensors: dict[str, Tensor], source: str) -> None:
     """Copy tensors into a model. ValueError lists what is missing, unknown or of another shape."""
-    expected = model.state_dict()
-    faults = [f"missing: {name}" for name in expected if name not in tensors]
-    faults += [f"unknown: {name}" for name in tensors if name not in expected]
-    faults += [
-        f"shape of {name}: {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in expected and tensor.shape != expected[name].shape
-    ]
+    faults = misfits(model.state_dict(), tensors)
     if faults:
-        shown = "\n  ".join(faults[:20])
-        more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise ValueError(
-            f"{source}: the weights do not fit the config ({len(faults)} tensors):\n  {shown}{more}"
-        )
+        raise ValueError(f"{source}: the weights do not fit the config {faults}")
     model.load_state_dict(tensors)
 
 
@@ -180,7 +176,7 @@ def load(name_or_path: str | Path, *, classes: str | tuple[str, ...] | None = No
 
 def _load_released(released: Released) -> Mask2Former:
     path = released.fetch()
-    tensors = detectron2.renamed(detectron2.read_pkl(path))
+    tensors = detectron2.renamed(detectron2.read_checkpoint(path))
     config = infer.config_of(tensors, path, view=released.view)
     if len(config.categories) != len(released.categories):
         raise ValueError(
@@ -188,9 +184,8 @@ def _load_released(released: Released) -> Mask2Former:
             f" {len(released.categories)}; it is another checkpoint"
         )
     decoder = replace(config.decoder, temporal_positions=released.task == "video-instance")
-    model = Mask2Former(replace(config, categories=released.categories, decoder=decoder))
-    load_tensors(model, detectron2.convert(tensors, list(model.state_dict())), str(path))
-    return model
+    config = replace(config, categories=released.categories, decoder=decoder)
+    return _of_official(config, tensors, path)
 
 
 def embedded_models() -> list[str]:

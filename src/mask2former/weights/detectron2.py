@@ -18,7 +18,7 @@ from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.modeling.swin import SwinConfig
 from mask2former.structures import Category, View
-from mask2former.weights.files import read_torch, tensors_of
+from mask2former.weights.files import tensors_of, torch_content
 from mask2former.weights.infer import categories_for, numbered
 from mask2former.weights.names import Table, their_names
 
@@ -210,16 +210,17 @@ class _Unpickler(pickle.Unpickler):
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.pkl` of detectron2, or of any file of `torch.save`."""
-    return read_pkl(path) if path.suffix == ".pkl" else read_torch(path)
+    return tensors_of(checkpoint_content(path), path)
 
 
-def read_pkl(path: Path) -> dict[str, Tensor]:
-    """The tensors of a detectron2 `.pkl` ({"model": name -> array}). ValueError if it is none."""
+def checkpoint_content(path: Path) -> Any:
+    """All that such a file holds, read without executing anything in it, or a ValueError."""
+    if path.suffix != ".pkl":
+        return torch_content(path)
     try:
-        content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except Exception as e:  # damaged pickles raise nearly anything
         raise ValueError(f"{path}: not a detectron2 checkpoint: {e}") from None
-    return tensors_of(content, path)
 
 
 # --- detectron2's yaml -> our config --------------------------------------------------------------

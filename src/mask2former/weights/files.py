@@ -42,17 +42,50 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def read_torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a file of `torch.save`, plain or under "model" or "state_dict"."""
+    return tensors_of(torch_content(path), path)
+
+
+class _Inert:
+    """Stands for what a checkpoint holds beside its tensors: made of anything, it is nothing."""
+
+    def __new__(cls, *args: object, **more: object) -> _Inert:
+        return object.__new__(cls)
+
+    def __init__(self, *args: object, **more: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# mmengine's trainings keep their log in the checkpoint: its own class, and what that is pickled by.
+_THEIR_LOG = re.compile(r"mmengine\.logging\.history_buffer\.HistoryBuffer")
+_LOGS_PARTS = re.compile(r"numpy\..*|(builtins|__builtin__)\.getattr")
+
+
+def torch_content(path: Path) -> Any:
+    """What `torch.save` wrote, read without executing anything in it.
+
+    ValueError if that cannot be; the log of a training of mmengine is skipped, not read.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # an older format, or none: what is wrong shows below
+        foreign = []
+    inert = []
+    if any(map(_THEIR_LOG.fullmatch, foreign)):
+        inert = [n for n in foreign if _THEIR_LOG.fullmatch(n) or _LOGS_PARTS.fullmatch(n)]
+    try:
+        with torch.serialization.safe_globals([(_Inert, name) for name in inert]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds; each means the same here
-        foreign = re.search(r"GLOBAL (\S+)", str(e))
+        stranger = re.search(r"GLOBAL (\S+)", str(e))
         reason = (str(e).splitlines() or [type(e).__name__])[0]
-        if foreign:
-            reason = f"it holds {foreign[1]}; save its state_dict alone, where that is known"
+        if stranger:
+            reason = f"it holds {stranger[1]}; save its state_dict alone, where that is known"
         raise ValueError(
             f"{path}: not a checkpoint that can be read without executing code: {reason}"
         ) from None
-    return tensors_of(content, path)
 
 
 def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from mask2former.data.class_lists import class_list
+from mask2former.data.class_lists import categories_named, class_list
 from mask2former.data.dataset import generated_color
 from mask2former.modeling.decoder import DecoderConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
@@ -95,10 +94,7 @@ def categories_for(
         )
     if len(classes) != count:
         raise ValueError(f"{source}: tells {count} classes apart, but {len(classes)} were named")
-    return tuple(
-        replace(category, name=name)
-        for category, name in zip(numbered(count), classes, strict=True)
-    )
+    return categories_named(classes)
 
 
 def numbered(count: int, *, is_thing: bool = True) -> tuple[Category, ...]:

@@ -6,6 +6,7 @@ Their config is a Python file, which nothing here runs: the model is read off th
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import Tensor
 
@@ -104,6 +105,21 @@ _SURPLUS = re.compile(
 
 def is_mmdetection(tensors: dict[str, Tensor]) -> bool:
     return any(name.startswith(_HEADS) for name in tensors)
+
+
+def class_names(content: Any) -> tuple[str, ...] | None:
+    """What a checkpoint's `meta` says that its classes are called, if it does.
+
+    Version 3 keeps `dataset_meta["classes"]`, version 2 `CLASSES`.
+    """
+    meta = content.get("meta") if isinstance(content, dict) else None
+    if not isinstance(meta, dict):
+        return None
+    of_data = meta.get("dataset_meta")
+    names = of_data.get("classes") if isinstance(of_data, dict) else meta.get("CLASSES")
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
 def official_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

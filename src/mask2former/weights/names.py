@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+
+from torch import Tensor
 
 from mask2former.modeling.decoder import DecoderConfig
 from mask2former.modeling.hf_backbone import HFBackboneConfig
@@ -71,3 +74,27 @@ def require_official(config: Mask2FormerConfig, format: str, *, video: bool = Fa
         faults.append("pixel_decoder.channels and decoder.channels differ")
     if faults:
         raise ValueError(f"{format} cannot hold this model: {'; '.join(faults)}")
+
+
+def misfits(
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    *,
+    optional: Collection[str] = (),
+    most: int = 20,
+) -> str:
+    """What keeps tensors from being those of a model: missing, unknown, of another shape.
+
+    Nothing if they fit; else how many there are and the first `most` of them, a line each.
+    """
+    faults = [f"missing: {name}" for name in expected if name not in found and name not in optional]
+    faults += [f"unknown: {name}" for name in found if name not in expected]
+    faults += [
+        f"shape of {name}: {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+        for name, tensor in found.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    if not faults:
+        return ""
+    more = [f"and {len(faults) - most} more"] if len(faults) > most else []
+    return "\n  ".join([f"({len(faults)} tensors):", *faults[:most], *more])

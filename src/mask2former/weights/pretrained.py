@@ -10,6 +10,7 @@ from torch import Tensor
 from mask2former.modeling.hf_backbone import HFBackbone
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.weights import detectron2, huggingface, mmdetection
+from mask2former.weights.names import misfits
 
 # The classifier, its last norm, and constants.
 _SURPLUS = re.compile(r"(?:stem\.)?(fc|head|norm|classifier|layernorm|pooler)\..*|.*\.attn_mask")
@@ -37,18 +38,10 @@ def load_backbone(model: Mask2Former, path: str | Path) -> None:
     found = converted(tensors, model)
     optional = {name for name in expected if re.match(r"backbone\.stages\.\d\.norm\.", name)}
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    faults = [f"missing: {name}" for name in expected.keys() - found.keys() - optional - counters]
-    faults += [
-        f"shape of {name}: {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-        for name, tensor in found.items()
-        if name in expected and tensor.shape != expected[name].shape
-    ]
-    faults += [f"unknown: {name}" for name in found.keys() - expected.keys()]
+    faults = misfits(expected, found, optional=optional | counters, most=10)
     if faults:
-        shown = "\n  ".join(sorted(faults)[:10])
-        more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
         raise ValueError(
-            f"{path}: no weights of this backbone ({len(faults)} tensors):\n  {shown}{more}\n"
+            f"{path}: no weights of this backbone {faults}\n"
             "Choose the file of the same architecture, or change model.backbone"
         )
     model.load_state_dict(found, strict=False)
