@@ -13,6 +13,7 @@ from mask2former.modeling.decoder import DecoderConfig
 from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
+from mask2former.modeling.sampling import Grid
 from mask2former.modeling.swin import SwinConfig
 from mask2former.structures import Category, Targets, View
 
@@ -118,3 +119,17 @@ def assert_gradients(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
         assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+
+
+def sampled(
+    function: Any, value: Tensor, shapes: Any, locations: Tensor, weights: Tensor
+) -> Tensor:
+    """One of `modeling.sampling`'s, asked in the terms of the official code.
+
+    `locations` [B, Q, M, L, P, 2] are shares of each level, `weights` are [B, Q, M, L, P].
+    """
+    heads, points = locations.shape[2], locations.shape[4]
+    grid = Grid.of(shapes, heads, points, value.device)
+    positions = locations.movedim(-1, 2).flatten(3) * (grid.limits - 1) + 0.5
+    out: Tensor = function(value, grid, positions, weights.flatten(2))
+    return out

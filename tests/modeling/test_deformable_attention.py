@@ -7,12 +7,8 @@ import torch
 from torch import Tensor
 
 import tiny
-from mask2former.modeling.deformable_attention import (
-    DeformableAttention,
-    sample,
-    sample_reference,
-    scatter_rows,
-)
+from mask2former.modeling.deformable_attention import DeformableAttention
+from mask2former.modeling.sampling import Grid, sample, sample_plainly, scatter_rows
 
 SHAPES = [(2, 3), (4, 6), (7, 11)]
 TOKENS = sum(h * w for h, w in SHAPES)
@@ -36,9 +32,9 @@ def inputs(
 @pytest.mark.parametrize(("batch", "queries"), [(1, 1), (2, 13), (3, TOKENS)])
 def test_fast_path_equals_the_plain_one(batch: int, queries: int) -> None:
     results = []
-    for function in (sample, sample_reference):
+    for function in (sample, sample_plainly):
         value, locations, weights = inputs(batch, queries, seed=batch)
-        out = function(value, SHAPES, locations, weights)
+        out = tiny.sampled(function, value, SHAPES, locations, weights)
         out.backward(torch.linspace(-1, 1, out.numel()).view_as(out))
         results.append((out.detach(), value.grad, locations.grad, weights.grad))
     for fast, plain in zip(*results, strict=True):
@@ -48,7 +44,7 @@ def test_fast_path_equals_the_plain_one(batch: int, queries: int) -> None:
 def test_far_outside_is_zero() -> None:
     value, locations, weights = inputs(1, 4, seed=0)
     far = (locations.detach() + 50).requires_grad_()
-    out = sample(value, SHAPES, far, weights)
+    out = tiny.sampled(sample, value, SHAPES, far, weights)
     assert not out.any()
     out.sum().backward()
     assert value.grad is not None
@@ -59,14 +55,17 @@ def test_corners_of_a_map_are_read_where_they_are() -> None:
     """One head, one level: a point on a cell's centre reads that cell."""
     value = torch.arange(6.0).view(1, 6, 1, 1)
     centres = torch.tensor([[x / 3 + 1 / 6, y / 2 + 1 / 4] for y in range(2) for x in range(3)])
-    out = sample(value, [(2, 3)], centres.view(1, 6, 1, 1, 1, 2), torch.ones(1, 6, 1, 1, 1))
+    places = centres.view(1, 6, 1, 1, 1, 2)
+    out = tiny.sampled(sample, value, [(2, 3)], places, torch.ones(1, 6, 1, 1, 1))
     torch.testing.assert_close(out.flatten(), torch.arange(6.0))
 
 
 def test_gradients_in_double_precision() -> None:
     value, locations, weights = inputs(2, 3, seed=1, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda v, x, w: sample(v, SHAPES, x, w), (value, locations, weights), fast_mode=True
+        lambda v, x, w: tiny.sampled(sample, v, SHAPES, x, w),
+        (value, locations, weights),
+        fast_mode=True,
     )
 
 
@@ -83,7 +82,7 @@ def test_backward_gives_the_same_bits_twice() -> None:
     gradients = []
     for _ in range(2):
         value, locations, weights = inputs(2, 400, seed=2)
-        sample(value, SHAPES, locations, weights).square().sum().backward()
+        tiny.sampled(sample, value, SHAPES, locations, weights).square().sum().backward()
         gradients.append((value.grad, locations.grad, weights.grad))
     for first, second in zip(*gradients, strict=True):
         assert torch.equal(first, second)
@@ -108,21 +107,39 @@ def test_module_starts_with_points_around_the_query() -> None:
         attention.value.bias.fill_(1.0)
         attention.output.weight.copy_(torch.eye(8))
     tokens = torch.zeros(1, 49, 8)
-    centre = torch.full((49, 2), 0.5)
-    out = attention(tokens, tokens, centre, [(7, 7)])
+    grid = Grid.of([(7, 7)], 4, 2, tokens.device)
+    centre = torch.full((49, 2, 1), 0.5)
+    out = attention(tokens, tokens, grid, centre)
     torch.testing.assert_close(out, torch.ones(1, 49, 8))
 
 
 def test_module_places_points_in_fp32_in_every_precision() -> None:
     """Near the end of a row of 300 cells bf16 knows no place more exactly than to a cell."""
     attention = DeformableAttention(32, 1, 4, 4)
-    shapes = [(1, 300)]
-    x = (torch.arange(300) + 0.5) / 300
-    reference = torch.stack((x, torch.full((300,), 0.5)), -1)
+    grid = Grid.of([(1, 300)], 4, 4, torch.device("cpu"))
     signs = tiny.wave(300, 1.0).sign().view(1, 300, 1).expand(1, 300, 32)
     with torch.no_grad():
         attention.value.weight.copy_(torch.eye(32))
         attention.output.weight.copy_(torch.eye(32))
         attention.offsets.bias.zero_()  # every point on its own cell's centre
-        out = attention.bfloat16()(signs.bfloat16(), signs.bfloat16(), reference, shapes)
+        out = attention.bfloat16()(signs.bfloat16(), signs.bfloat16(), grid, grid.reference())
     torch.testing.assert_close(out.float(), signs, rtol=0, atol=0.02)
+
+
+def test_places_of_cells() -> None:
+    grid = Grid.of([(1, 2), (2, 4)], 1, 1, torch.device("cpu"))
+    places = grid.reference()[:, :, 0]
+    assert places[:3].tolist() == [[0.25, 0.5], [0.75, 0.5], [0.125, 0.25]]
+    assert places[9].tolist() == [0.875, 0.75]
+    # With a border around a level its first cell is at 1.
+    assert grid.positions(grid.reference(), torch.zeros(1, 10, 2, 2))[0, 2:4, 0, 1].tolist() == [
+        1,
+        2,
+    ]
+
+
+def test_positions_that_are_no_numbers_read_no_foreign_memory() -> None:
+    grid = Grid.of([(2, 3)], 1, 1, torch.device("cpu"))
+    positions = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30]).view(1, 4, 1, 1)
+    out = sample(torch.ones(1, 6, 1, 5), grid, positions.expand(-1, -1, 2, -1), torch.ones(1, 4, 1))
+    assert not out[0, 1:].any()

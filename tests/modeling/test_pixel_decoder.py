@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from mask2former.modeling.pixel_decoder import PixelDecoder, PixelDecoderConfig, cell_centres
+from mask2former.modeling.pixel_decoder import PixelDecoder, PixelDecoderConfig
 
 CONFIG = tiny.CONFIG.pixel_decoder
 CHANNELS = (8, 16, 32, 64)
@@ -64,9 +64,3 @@ def test_dropout_is_at_work_in_training_alone() -> None:
         assert not torch.equal(made(maps())[0], made(maps())[0])
         made.eval()
         assert torch.equal(made(maps())[0], made(maps())[0])
-
-
-def test_cell_centres() -> None:
-    centres = cell_centres(2, 4, torch.device("cpu"))
-    assert centres[0].tolist() == [0.125, 0.25]
-    assert centres[5].tolist() == [0.375, 0.75]

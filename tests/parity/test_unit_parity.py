@@ -16,15 +16,13 @@ from recordings import REFERENCE, check, needs_recordings
 from safetensors.torch import load_file
 from torch import Tensor
 
+import tiny
 from mask2former.loss.criterion import mask_losses
 from mask2former.loss.matcher import cross_entropy_cost, dice_cost
 from mask2former.loss.points import sample_maps, uncertain_points
-from mask2former.modeling.deformable_attention import (
-    DeformableAttention,
-    sample,
-    sample_reference,
-)
+from mask2former.modeling.deformable_attention import DeformableAttention
 from mask2former.modeling.position_encoding import sine_2d, sine_3d
+from mask2former.modeling.sampling import Grid, sample, sample_plainly
 
 pytestmark = needs_recordings
 CPU = torch.device("cpu")
@@ -44,11 +42,11 @@ def shapes() -> list[tuple[int, int]]:
     return [(h, w) for h, w in units()["msda.spatial_shapes"].tolist()]
 
 
-@pytest.mark.parametrize("function", [sample, sample_reference])
+@pytest.mark.parametrize("function", [sample, sample_plainly])
 def test_deformable_sampling_and_its_gradients(function: Any) -> None:
     names = ("value", "locations", "weights")
     inputs = [units()[f"msda.core.{name}"].clone().requires_grad_() for name in names]
-    out = function(inputs[0], shapes(), inputs[1], inputs[2])
+    out = tiny.sampled(function, inputs[0], shapes(), inputs[1], inputs[2])
     check(out.detach(), units()["msda.core.output"], 1e-5, "output")
     out.backward(units()["msda.core.grad_output"])
     for name, x in zip(names, inputs, strict=True):
@@ -63,8 +61,7 @@ def module() -> DeformableAttention:
 
 
 def test_deformable_module() -> None:
-    """Put together of the module's parts: in the recording a query has another place on each level,
-    while ours, as the whole model, has one place for all."""
+    """In the recording a query has another place on each level, in our model one for all."""
     attention = module()
     theirs = {
         "offsets": "sampling_offsets",
@@ -81,16 +78,10 @@ def test_deformable_module() -> None:
     )
     query, tokens = units()["msda.module.query"], units()["msda.module.input_flatten"]
     references = units()["msda.module.reference_points"]  # [B, S, L, 2]
-    batch, length, _ = tokens.shape
-    heads = (batch, length, attention.heads)
+    grid = Grid.of(shapes(), attention.heads, attention.points, CPU)
+    places = references.repeat_interleave(attention.points, 2).repeat(1, 1, attention.heads, 1)
     with torch.no_grad():
-        value = attention.value(tokens).view(*heads, -1)
-        offsets = attention.offsets(query).view(*heads, attention.levels, attention.points, 2)
-        size = torch.tensor([(w, h) for h, w in shapes()])
-        locations = references[:, :, None, :, None] + offsets / size[:, None]
-        weights = attention.weights(query).view(*heads, -1).softmax(-1)
-        weights = weights.view(*heads, attention.levels, attention.points)
-        out = attention.output(sample(value, shapes(), locations, weights))
+        out = attention(query, tokens, grid, places.transpose(-1, -2))
     check(out, units()["msda.module.output"], 1e-5, "output")
 
 

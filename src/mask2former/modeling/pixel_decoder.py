@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mask2former.modeling.deformable_attention import DeformableAttention, Shapes
+from mask2former.modeling.deformable_attention import DeformableAttention
 from mask2former.modeling.position_encoding import Origin, sine_2d
+from mask2former.modeling.sampling import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,10 @@ class EncoderLayer(nn.Module):
         self,
         tokens: Float[Tensor, "B S C"],
         position: Float[Tensor, "S C"],
-        reference: Float[Tensor, "S 2"],
-        shapes: Shapes,
+        grid: Grid,
+        reference: Float[Tensor, "S 2 1"],
     ) -> Float[Tensor, "B S C"]:
-        attended = self.attention(tokens + position, tokens, reference, shapes)
+        attended = self.attention(tokens + position, tokens, grid, reference)
         tokens = self.norm1(tokens + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(tokens)))
         normalised: Tensor = self.norm2(tokens + self.dropout(self.linear2(hidden)))
@@ -106,10 +107,11 @@ class PixelDecoder(nn.Module):
                 for x, stride, level in zip(scales, (32, 16, 8), self.level_embedding, strict=True)
             ]
         )
-        reference = torch.cat([cell_centres(h, w, scales[0].device) for h, w in shapes])
+        grid = Grid.of(shapes, self.config.heads, self.config.points, scales[0].device)
+        reference = grid.reference()
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in scales], 1)
         for layer in self.layers:
-            tokens = layer(tokens, position, reference, shapes)
+            tokens = layer(tokens, position, grid, reference)
         return [
             level.transpose(1, 2).unflatten(2, shape)
             for level, shape in zip(
@@ -137,13 +139,3 @@ def projection(inputs: int, outputs: int) -> nn.Conv2d:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-def cell_centres(height: int, width: int, device: torch.device) -> Float[Tensor, "S 2"]:
-    """(x, y) of every cell's centre, in [0, 1]."""
-    y, x = torch.meshgrid(
-        (torch.arange(height, device=device) + 0.5) / height,
-        (torch.arange(width, device=device) + 0.5) / width,
-        indexing="ij",
-    )
-    return torch.stack((x.flatten(), y.flatten()), -1)

@@ -1,0 +1,281 @@
+"""Weighted sums of bilinear samples of several maps: what deformable attention is made of.
+
+`sample` is the one function; on a CPU it is bags of rows of a table, elsewhere `sample_plainly`,
+which says the same with `grid_sample` and is what the tests compare everything to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from scipy.sparse import csr_array
+from torch import Tensor
+
+Shapes = Sequence[tuple[int, int]]  # (height, width) of each level
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The maps of all levels, each with a border of zeros, as rows of one table.
+
+    A row holds the channels of one head in one cell: the heads of a cell follow one another, then
+    the cells of a map row by row, then the levels. N counts heads x levels x points.
+
+    Positions are in cells of a map with its border: the first cell's centre is at 1. With the
+    border no corner of a sample needs to be asked whether it is inside.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    heads: int
+    points: int
+    limits: Float[Tensor, "2 N"]  # the last x and y that a border answers
+    below: Int[Tensor, "N"]  # rows from a cell to the one below it
+    first: Int[Tensor, "N"]  # the row of a level's first border cell
+    cells: int  # of all levels with their borders, and what a last corner may reach
+
+    @classmethod
+    def of(cls, shapes: Shapes, heads: int, points: int, device: torch.device) -> Grid:
+        """Kept from call to call: on an accelerator each of its tensors would be waited for."""
+        make = Grid._make.__wrapped__ if torch.compiler.is_compiling() else Grid._make
+        return make(tuple(shapes), heads, points, device)
+
+    @staticmethod
+    @cache
+    def _make(
+        shapes: tuple[tuple[int, int], ...], heads: int, points: int, device: torch.device
+    ) -> Grid:
+        starts, cells = [], 0
+        for h, w in shapes:
+            starts.append(cells)
+            cells += (h + 2) * (w + 2)
+
+        def spread(values: list[float], dtype: torch.dtype) -> Tensor:
+            """A value of each level to [N]."""
+            return torch.tensor(
+                [v for v in values for _ in range(points)] * heads, dtype=dtype, device=device
+            )
+
+        with torch.inference_mode(False):
+            limits = torch.stack(
+                [spread([side + 1 for side in sides], torch.float32)
+                 for sides in ([w for _, w in shapes], [h for h, _ in shapes])]
+            )  # fmt: skip
+            head = torch.arange(heads, dtype=torch.int32, device=device)
+            return Grid(
+                shapes=shapes,
+                heads=heads,
+                points=points,
+                limits=limits,
+                below=spread([(w + 2) * heads for _, w in shapes], torch.int32),
+                first=spread([s * heads for s in starts], torch.int32)
+                + head.repeat_interleave(len(shapes) * points),
+                cells=cells + shapes[-1][1] + 3,
+            )
+
+    def reference(self) -> Float[Tensor, "S 2 1"]:
+        """The place (x, y) of every cell of every level, as shares of its level."""
+        places = []
+        for h, w in self.shapes:
+            y, x = (torch.arange(n, device=self.limits.device) for n in (h, w))
+            y, x = torch.meshgrid((y + 0.5) / h, (x + 0.5) / w, indexing="ij")
+            places.append(torch.stack((x, y), -1).flatten(0, 1))
+        return torch.cat(places).unsqueeze(-1)
+
+    def positions(
+        self, reference: Float[Tensor, "#B S 2 #N"], offsets: Float[Tensor, "B S 2 N"]
+    ) -> Float[Tensor, "B S 2 N"]:
+        """Positions of the samples that lie at `offsets` (in cells of each level) from a place.
+
+        Rounded as the official code does: many offsets are whole at first, so that samples lie on
+        the border of two cells, where the gradient depends on the side.
+        """
+        sizes = self.limits - 1
+        return torch.addcdiv(reference, offsets, sizes).mul(sizes).add(0.5)
+
+    def table(self, value: Float[Tensor, "B S M c"]) -> Float[Tensor, "B cells M c"]:
+        """The levels with their borders."""
+        batch, _, heads, width = value.shape
+        table = value.new_zeros(batch, self.cells, heads, width)
+        for inside, level in zip(self.insides(table), self.levels(value), strict=True):
+            inside.copy_(level)
+        return table
+
+    def insides(self, table: Float[Tensor, "B cells M c"]) -> list[Float[Tensor, "B h w M c"]]:
+        """The maps in a table, without their borders."""
+        views, start = [], 0
+        for h, w in self.shapes:
+            level = table[:, start : start + (h + 2) * (w + 2)].unflatten(1, (h + 2, w + 2))
+            views.append(level[:, 1:-1, 1:-1])
+            start += (h + 2) * (w + 2)
+        return views
+
+    def levels(self, value: Float[Tensor, "B S M c"]) -> list[Float[Tensor, "B h w M c"]]:
+        parts = value.split([h * w for h, w in self.shapes], 1)
+        return [p.unflatten(1, shape) for p, shape in zip(parts, self.shapes, strict=True)]
+
+
+def sample(
+    value: Float[Tensor, "B S M c"],
+    grid: Grid,
+    positions: Float[Tensor, "B Q 2 N"],
+    weights: Float[Tensor, "B Q N"],
+) -> Float[Tensor, "B Q Mc"]:
+    """For each query and head the weighted sum of samples at its positions on all levels.
+
+    `value` holds the levels one after the other (S tokens) for M heads, `positions` are x and y as
+    `Grid` counts them; outside the maps there are zeros.
+    """
+    if value.device.type != "cpu":
+        return sample_plainly(value, grid, positions, weights)
+    sampled: Tensor = Bags.apply(value, grid, positions, weights)  # type: ignore[no-untyped-call]
+    return sampled
+
+
+def sample_plainly(
+    value: Float[Tensor, "B S M c"],
+    grid: Grid,
+    positions: Float[Tensor, "B Q 2 N"],
+    weights: Float[Tensor, "B Q N"],
+) -> Float[Tensor, "B Q Mc"]:
+    """As `sample`, with `grid_sample`, on any device."""
+    batch, queries = positions.shape[:2]
+    places = (2 * positions - 1) / (grid.limits - 1) - 1
+    places = places.unflatten(-1, (grid.heads, -1, grid.points))  # [B, Q, 2, M, L, P]
+    places = places.permute(4, 0, 3, 1, 5, 2).flatten(1, 2)  # [L, B M, Q, P, 2]
+    sampled = [
+        F.grid_sample(
+            level.permute(0, 3, 4, 1, 2).flatten(0, 1), place.to(value.dtype), align_corners=False
+        )
+        for level, place in zip(grid.levels(value), places, strict=True)
+    ]
+    stacked = torch.stack(sampled, -2).flatten(-2)  # [B M, c, Q, L P]
+    mixed = weights.unflatten(-1, (grid.heads, -1)).transpose(1, 2).flatten(0, 1).unsqueeze(1)
+    summed: Tensor = (stacked * mixed).sum(-1)
+    return summed.view(batch, -1, queries).transpose(1, 2)
+
+
+class Bags(torch.autograd.Function):
+    """`sample` as weighted bags of rows: the four corners of every sample, each corner a bag.
+
+    Nothing that is sampled is ever stored, and nothing but the arguments is kept for the backward
+    pass, whose scatter is a product with a sparse matrix: one fixed order, deterministic.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        value: Float[Tensor, "B S M c"],
+        grid: Grid,
+        positions: Float[Tensor, "B Q 2 N"],
+        weights: Float[Tensor, "B Q N"],
+    ) -> Float[Tensor, "B Q Mc"]:
+        ctx.grid = grid
+        ctx.save_for_backward(value, positions, weights)
+        table = grid.table(value).view(-1, value.shape[-1])
+        corners = Corners(grid, positions)
+        out = None
+        for rows, beside, share in zip(*corners.rows(), corners.shares(weights), strict=True):
+            share = share.view(rows.shape).to(table.dtype)
+            part = F.embedding_bag(rows, table[beside:], mode="sum", per_sample_weights=share)
+            out = part if out is None else out.add_(part)
+        assert out is not None
+        return out.view(*positions.shape[:2], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        value, positions, weights = ctx.saved_tensors
+        grid: Grid = ctx.grid
+        for_value, _, for_positions, for_weights = ctx.needs_input_grad
+        gradient = gradients[0].reshape(-1, value.shape[-1])
+        corners = Corners(grid, positions)
+        value_gradient = position_gradient = weight_gradient = None
+        if for_value:
+            table = value.new_zeros(len(value), grid.cells, *value.shape[2:])
+            flat = table.view(-1, value.shape[-1])
+            for rows, beside, share in zip(*corners.rows(), corners.shares(weights), strict=True):
+                below = flat[beside:]
+                below += scatter_rows(gradient, rows, share.view(rows.shape), len(below))
+            value_gradient = torch.cat([x.flatten(1, 2) for x in grid.insides(table)], 1)
+        if for_positions or for_weights:
+            table = grid.table(value).view(-1, value.shape[-1])
+            here, right, below, diagonal = (
+                row_dots(gradient, table[beside:], rows).view(weights.shape)
+                for rows, beside in zip(*corners.rows(), strict=True)
+            )
+            top, bottom = torch.lerp(here, right, corners.x), torch.lerp(below, diagonal, corners.x)
+            weight_gradient = torch.lerp(top, bottom, corners.y).to(weights.dtype)
+            slopes = (
+                torch.lerp(right.sub_(here), diagonal.sub_(below), corners.y),
+                bottom.sub_(top),
+            )
+            inside = (positions > 0) & (positions < grid.limits)
+            position_gradient = torch.stack(slopes, 2).mul_(weights.unsqueeze(2)).mul_(inside)
+        return value_gradient, None, position_gradient, weight_gradient
+
+
+class Corners:
+    """The four cells around every position, in the order here, right, below, diagonal."""
+
+    def __init__(self, grid: Grid, positions: Float[Tensor, "B Q 2 N"]) -> None:
+        kept = positions.clamp(torch.zeros_like(grid.limits), grid.limits)
+        cells = kept.int().clamp_(min=0)  # not a number becomes a number: the loss names it later
+        fractions = kept.frac_()
+        self.x, self.y = fractions.unbind(2)
+        x, y = cells.unbind(2)
+        self.here = torch.addcmul(grid.first, y, grid.below).add_(x, alpha=grid.heads)
+        if len(positions) > 1:
+            image = torch.arange(len(positions), dtype=torch.int32, device=positions.device)
+            self.here += image[:, None, None] * (grid.cells * grid.heads)
+        self.grid = grid
+
+    def rows(self) -> tuple[tuple[Int[Tensor, "bags n"], ...], tuple[int, ...]]:
+        """The row of each corner, less what it lies beside: an offset for all of them."""
+        heads, bag = self.grid.heads, len(self.grid.shapes) * self.grid.points
+        here, below = self.here, self.here + self.grid.below
+        here, below = here.view(-1, bag), below.view(-1, bag)
+        return (here, here, below, below), (0, heads, 0, heads)
+
+    def shares(self, weights: Float[Tensor, "B Q N"]) -> tuple[Float[Tensor, "B Q N"], ...]:
+        """What each corner weighs."""
+        right = weights * self.x
+        here = weights - right
+        diagonal, below = right * self.y, here * self.y
+        return here.sub_(below), right.sub_(diagonal), below, diagonal
+
+
+def scatter_rows(
+    gradient: Float[Tensor, "bags c"],
+    rows: Int[Tensor, "bags n"],
+    weights: Float[Tensor, "bags n"],
+    size: int,
+) -> Float[Tensor, "size c"]:
+    """Add each bag's gradient, times the weight, to every row of the bag; on the CPU."""
+    bags, n = rows.shape
+    starts = np.arange(0, bags * n + 1, n, dtype=np.int32)
+    columns = rows.flatten().numpy()
+    wide = torch.promote_types(gradient.dtype, torch.float32)  # scipy knows no bf16
+    matrix = csr_array(
+        (weights.to(wide).flatten().numpy(), columns, starts), shape=(bags, size), copy=False
+    )
+    return torch.from_numpy(matrix.T @ gradient.to(wide).numpy()).to(gradient.dtype)
+
+
+def row_dots(
+    gradient: Float[Tensor, "bags c"], table: Float[Tensor, "R c"], rows: Int[Tensor, "bags n"]
+) -> Float[Tensor, "bags n"]:
+    """The dot product of each bag's gradient with every row of the bag."""
+    bags, n = rows.shape
+    starts = torch.arange(0, bags * n, n, dtype=rows.dtype)
+    bag_of = torch.arange(bags, dtype=rows.dtype).repeat_interleave(n)
+    wide = torch.promote_types(gradient.dtype, torch.float32)  # torch has no kernel for bf16
+    dots: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        gradient.to(wide), table.to(wide), rows.flatten(), starts, bag_of, 0
+    ).view(bags, n)
+    return dots
