@@ -29,13 +29,13 @@ def test_supervision_takes_instances_and_gives_them_back() -> None:
     detections = to_supervision(instances)
     assert detections.data["class_name"].tolist() == ["cat", "cat", "cat"]
     assert detections.area.tolist() == instances.masks.sum(dim=(1, 2)).tolist()
-    back = from_supervision(detections, CATEGORIES)
+    back = from_supervision(detections, (30, 41), CATEGORIES)
     same(
         Segmentation(size=(30, 41), name="", instances=back),
         Segmentation(size=(30, 41), name="", instances=instances),
     )
     # What was filtered and shuffled by the library comes back in order of score.
-    some = from_supervision(detections[[2, 0]], CATEGORIES)
+    some = from_supervision(detections[[2, 0]], (30, 41), CATEGORIES)
     assert some.scores.tolist() == [0.875, 0.25]
 
 
@@ -62,19 +62,22 @@ def test_nothing_found_is_no_detection() -> None:
     assert len(to_supervision(empty)) == 0
     instances = made_up().instances
     assert instances is not None
-    assert len(from_supervision(to_supervision(instances.above(2.0)), CATEGORIES)) == 0
+    assert len(from_supervision(supervision.Detections.empty(), (30, 41), CATEGORIES)) == 0
+    assert len(from_supervision(to_supervision(instances.above(2.0)), (30, 41), CATEGORIES)) == 0
 
 
 def test_detections_that_hold_no_instances() -> None:
     boxes = np.array([[0.0, 0, 5, 5]])
     with pytest.raises(ValueError, match="boxes but no masks"):
-        from_supervision(supervision.Detections(xyxy=boxes), CATEGORIES)
+        from_supervision(supervision.Detections(xyxy=boxes), (5, 5), CATEGORIES)
     masks = np.ones((1, 5, 5), bool)
     with pytest.raises(ValueError, match="no class_id"):
-        from_supervision(supervision.Detections(xyxy=boxes, mask=masks), CATEGORIES)
+        from_supervision(supervision.Detections(xyxy=boxes, mask=masks), (5, 5), CATEGORIES)
     with pytest.raises(ValueError, match="class 3 is none of the 3 categories"):
         from_supervision(
-            supervision.Detections(xyxy=boxes, mask=masks, class_id=np.array([3])), CATEGORIES
+            supervision.Detections(xyxy=boxes, mask=masks, class_id=np.array([3])),
+            (5, 5),
+            CATEGORIES,
         )
 
 
@@ -114,5 +117,7 @@ def test_datasets_there_and_back(tmp_path: Path) -> None:
     assert loaded[0]["objects"][0]["bbox"] == [5, 3, 4, 17]
     for found, expected in zip(from_datasets(loaded, CATEGORIES), results, strict=True):
         same(found, expected)
-    with pytest.raises(ValueError, match="3 categories, but 2 were given"):
-        next(from_datasets(loaded, CATEGORIES[:2]))
+    for wrong in (CATEGORIES[:2], CATEGORIES[::-1]):
+        with pytest.raises(ValueError, match=r"made with the categories cat \(7\), cat \(9\), sky"):
+            next(from_datasets(loaded, wrong))
+    assert len(to_datasets([], CATEGORIES)) == 0

@@ -104,7 +104,9 @@ def regions() -> list[Region]:
 
 def test_geojson_there_and_back() -> None:
     document = json.loads(json.dumps(geojson(regions())))
-    for found, wanted in zip(regions_from_geojson(document, NAMED), regions(), strict=True):
+    for found, wanted in zip(
+        regions_from_geojson(document, (40, 50), NAMED), regions(), strict=True
+    ):
         assert np.array_equal(found.mask, wanted.mask)
         assert (found.box, found.label, found.score) == (wanted.box, wanted.label, wanted.score)
 
@@ -136,9 +138,48 @@ def test_features_that_are_no_instances() -> None:
     document = geojson(regions())
     document["features"][1]["properties"] = {"name": "mouse"}
     with pytest.raises(ValueError, match="feature 1: its class 'mouse' is none of the categories"):
-        regions_from_geojson(document, NAMED)
+        regions_from_geojson(document, (40, 50), NAMED)
     document["features"][1]["properties"] = {"name": "ring"}
-    assert regions_from_geojson(document, NAMED)[1].score == 1
+    assert regions_from_geojson(document, (40, 50), NAMED)[1].score == 1
     document["features"][1]["geometry"] = {"type": "Point", "coordinates": [1, 2]}
     with pytest.raises(ValueError, match="feature 1: geometry 'Point' has no area"):
-        regions_from_geojson(document, NAMED)
+        regions_from_geojson(document, (40, 50), NAMED)
+
+
+def test_classes_of_one_name_are_told_apart_by_their_id() -> None:
+    ring = Region(
+        mask=np.ones((4, 6), bool), box=(0, 0, 6, 4), score=1.0, label=0, category=CATEGORIES[0]
+    )
+    document = geojson([ring])
+    assert regions_from_geojson(document["features"], (40, 50), CATEGORIES)[0].label == 0
+    del document["features"][0]["properties"]["category_id"]
+    with pytest.raises(ValueError, match="feature 0: several categories are called 'cat'"):
+        regions_from_geojson(document, (40, 50), CATEGORIES)
+
+
+def test_outlines_beyond_the_image_are_cut() -> None:
+    (region,) = regions_from_yolo("0 -0.2 0.5 0.4 0.5 0.4 1.2 -0.2 1.2", (40, 50), NAMED)
+    assert region.box == (0, 20, 20, 40)
+    assert region.mask.all()
+    assert regions_from_yolo("0 1.2 0.5 1.4 0.5 1.4 0.9", (40, 50), NAMED) == []
+    with pytest.raises(ValueError, match="line 1: a coordinate is not finite"):
+        regions_from_yolo("0 nan 0.5 0.4 0.5 0.4 1.2", (40, 50), NAMED)
+
+
+def test_masks_of_another_size_and_missing_fields(tmp_path: Path) -> None:
+    written(tmp_path)
+    path = tmp_path / "instances.json"
+    whole = path.read_text()
+    change(path, lambda rows: rows[0].update(segmentation={"size": [1, 1], "counts": "01"}))
+    with pytest.raises(ValueError, match=r"result 0: its mask measures \[1, 1\], its image"):
+        next(iter(Results(tmp_path)))
+    change(path, lambda rows: rows[0].update(segmentation={"size": [1, 1], "counts": "0"}))
+    with pytest.raises(ValueError, match=r"instances\.json: result 0: run-length"):
+        next(iter(Results(tmp_path)))
+    path.write_text(whole)
+    change(path, lambda rows: rows[2].pop("bbox"))
+    with pytest.raises(ValueError, match=r"instances\.json: record 2: lacks bbox; restore"):
+        Results(tmp_path)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"instances\.json: holds no list of records"):
+        Results(tmp_path)

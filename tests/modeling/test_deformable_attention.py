@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tiny
+from mask2former.modeling import deformable_attention
 from mask2former.modeling.deformable_attention import DeformableAttention
 from mask2former.modeling.sampling import Grid, sample, sample_plainly, scatter_rows
 
@@ -113,8 +115,12 @@ def test_module_starts_with_points_around_the_query() -> None:
     torch.testing.assert_close(out, torch.ones(1, 49, 8))
 
 
-def test_module_places_points_in_fp32_in_every_precision() -> None:
+@pytest.mark.parametrize("function", [sample, sample_plainly])
+def test_module_places_points_in_fp32_in_every_precision(
+    function: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Near the end of a row of 300 cells bf16 knows no place more exactly than to a cell."""
+    monkeypatch.setattr(deformable_attention, "sample", function)
     attention = DeformableAttention(32, 1, 4, 4)
     grid = Grid.of([(1, 300)], 4, 4, torch.device("cpu"))
     signs = tiny.wave(300, 1.0).sign().view(1, 300, 1).expand(1, 300, 32)
@@ -143,3 +149,18 @@ def test_positions_that_are_no_numbers_read_no_foreign_memory() -> None:
     positions = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30]).view(1, 4, 1, 1)
     out = sample(torch.ones(1, 6, 1, 5), grid, positions.expand(-1, -1, 2, -1), torch.ones(1, 4, 1))
     assert not out[0, 1:].any()
+
+
+def test_module_in_double_precision() -> None:
+    attention = DeformableAttention(8, 1, 4, 2).double()
+    grid = Grid.of([(3, 3)], 4, 2, torch.device("cpu"))
+    tokens = torch.ones(2, 9, 8, dtype=torch.float64, requires_grad=True)
+    attention(tokens, tokens, grid, grid.reference()).sum().backward()
+    assert tokens.grad is not None
+    assert tokens.grad.isfinite().all()
+
+
+def test_a_grid_of_fake_tensors_is_not_kept() -> None:
+    with FakeTensorMode():
+        Grid.of([(5, 7)], 3, 2, torch.device("cpu"))
+    assert type(Grid.of([(5, 7)], 3, 2, torch.device("cpu")).limits) is Tensor

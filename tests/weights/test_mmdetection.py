@@ -256,7 +256,9 @@ def test_a_training_of_theirs_with_its_log_and_its_class_names(
 ) -> None:
     model = tiny.model(CONFIGS["swin"])
     names = [f"kind {i}" for i in range(len(model.config.categories))]
-    meta = {"CLASSES": names} if version == 2 else {"dataset_meta": {"classes": tuple(names)}}
+    meta = {"CLASSES": names}
+    if version == 3:
+        meta = {"dataset_meta": {"classes": tuple(names), "stuff_classes": names[:2]}}
     content = {
         "meta": {**meta, "epoch": 12},
         "state_dict": theirs(model, "panoptic_head", version=version),
@@ -266,11 +268,20 @@ def test_a_training_of_theirs_with_its_log_and_its_class_names(
     monkeypatch.undo()  # from here on, there is no mmengine
     loaded = load_model(tmp_path)
     assert [category.name for category in loaded.config.categories] == names
+    stuff = [not category.is_thing for category in loaded.config.categories]
+    assert stuff == [version == 3] * 2 + [False] * (len(names) - 2)
     mine = tuple("abcdefgh"[: len(names)])
     asked = load_model(tmp_path, classes=mine)
     assert tuple(category.name for category in asked.config.categories) == mine
     for key, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor), key
+
+
+def test_a_meta_that_does_not_fit(tmp_path: Path) -> None:
+    tensors = theirs(tiny.model(CONFIGS["resnet"]), "panoptic_head")
+    torch.save({"meta": {"CLASSES": ["a"]}, "state_dict": tensors}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="but its 'meta' names 1; name them by 'classes'"):
+        load_model(tmp_path)
 
 
 def test_the_log_opens_no_door(tmp_path: Path, history: type[HistoryBuffer]) -> None:

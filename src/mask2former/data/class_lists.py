@@ -39,12 +39,13 @@ def categories_named(names: Sequence[str]) -> tuple[Category, ...]:
     """Categories for a model that only says what its classes are called.
 
     If most of them are a benchmark's, that list says which are things, and their ids and colours;
-    a class that it does not know counts as a thing and has an id beyond the list's.
+    a class that it does not know counts as a thing and has an id beyond the list's. Where a name
+    stands twice no list is asked, so that ids stay unique.
     """
     wanted = set(names)
     lists = [{category.name: category for category in class_list(name)} for name in LISTS]
     known = max(lists, key=lambda named: len(wanted & named.keys()))
-    if 2 * len(wanted & known.keys()) < len(wanted):
+    if 2 * len(wanted & known.keys()) < len(wanted) or len(wanted) < len(names):
         known = {}
     free = max((category.id for category in known.values()), default=-1) + 1
     return tuple(

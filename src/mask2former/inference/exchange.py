@@ -67,12 +67,23 @@ def to_supervision(result: Instances | Panoptic) -> Detections:
     )
 
 
-def from_supervision(detections: Detections, categories: Sequence[Category]) -> Instances:
-    """Instances of detections with masks; `class_id` is an index into `categories`.
+def from_supervision(
+    detections: Detections, size: tuple[int, int], categories: Sequence[Category]
+) -> Instances:
+    """Instances of detections with masks, of an image of `size` (H, W).
 
-    They are put in order of their confidence, which is 1 where there is none. Raises ValueError if
-    masks or classes are missing or a class is none of the categories.
+    `class_id` is an index into `categories`. They are put in order of their confidence, which is 1
+    where there is none. Raises ValueError if masks or classes are missing or a class is none of the
+    categories.
     """
+    if len(detections) == 0:
+        return Instances(
+            masks=torch.zeros(0, *size, dtype=torch.bool),
+            scores=torch.zeros(0),
+            labels=torch.zeros(0, dtype=torch.int64),
+            boxes=torch.zeros(0, 4),
+            categories=tuple(categories),
+        )
     if detections.mask is None:
         raise ValueError("these Detections have boxes but no masks, and instances are masks")
     if detections.class_id is None:
@@ -86,6 +97,8 @@ def from_supervision(detections: Detections, categories: Sequence[Category]) -> 
     )
     order = torch.argsort(scores, descending=True, stable=True)
     masks = torch.from_numpy(np.ascontiguousarray(np.asarray(detections.mask, bool)))
+    if masks.shape[1:] != size:
+        raise ValueError(f"the masks measure {list(masks.shape[1:])}, the image {list(size)}")
     boxes = np.array([box_of_mask(mask) for mask in masks.numpy()], np.float32).reshape(-1, 4)
     return Instances(
         masks=masks[order],
@@ -171,17 +184,19 @@ def to_datasets(results: Iterable[Segmentation], categories: Sequence[Category])
             "semantic": datasets.Image(),
         }
     )
-    return datasets.Dataset.from_list([_row(result) for result in results], features=features)
+    rows = [_row(result) for result in results]
+    columns = {name: [row[name] for row in rows] for name in features}
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 def from_datasets(dataset: Dataset, categories: Sequence[Category]) -> Iterator[Segmentation]:
     """The results of a dataset that `to_datasets` made, one at a time."""
     kept = tuple(categories)
     names = dataset.features["objects"].feature["category"].names
-    if len(names) != len(kept):
+    if names != _unique_names(kept):
         raise ValueError(
-            f"the dataset has {len(names)} categories, but {len(kept)} were given; pass those that"
-            " it was made with"
+            f"the dataset was made with the categories {', '.join(names[:10])}"
+            f"{' ...' if len(names) > 10 else ''}; pass these, in this order"
         )
     for row in dataset:
         size = (row["height"], row["width"])

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from mask2former.inference.outlines import Polygon
-from mask2former.masks import decode_rle, ids_of_colors, rasterize_polygons
+from mask2former.masks import box_of_mask, decode_rle, ids_of_colors, rasterize_polygons
 from mask2former.structures import (
     Category,
     Instances,
@@ -29,30 +29,41 @@ Size = tuple[int, int]  # (H, W) in pixels
 class Results:
     """The results in a folder that `mask2former predict` or `ResultWriter` wrote, in its order.
 
-    Label maps are read when their image comes up. Raises FileNotFoundError if a file is missing,
+    Each image's maps are read, and its masks made at its full size, when it comes up; those of
+    `predict --tile` may be too large for that. Raises FileNotFoundError if a file is missing,
     ValueError, naming file and record, if one is not what it should be.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.categories = self._categories()
-        self.images: list[dict[str, Any]] = self._json("images.json")
+        self.categories = tuple(
+            Category(
+                id=row["id"],
+                name=row["name"],
+                is_thing=bool(row["isthing"]),
+                color=tuple(row["color"]),
+            )
+            for row in self._rows("categories.json", ("id", "name", "isthing", "color"))
+        )
+        self.images = self._rows("images.json", ("id", "file_name", "stem", "height", "width"))
         self._label_of = {category.id: label for label, category in enumerate(self.categories)}
         self._has_instances = (self.folder / "instances.json").exists()
         self._results: dict[int | str, list[dict[str, Any]]] = {i["id"]: [] for i in self.images}
-        for index, result in enumerate(self._json("instances.json") if self._has_instances else ()):
-            name = f"{self.folder / 'instances.json'}: result {index}"
-            if result["image_id"] not in self._results:
-                raise ValueError(
-                    f"{name}: image_id {result['image_id']!r} is not in images.json; restore both"
-                    " from the same run"
-                )
-            self._label(result, name)
-            self._results[result["image_id"]].append(result)
-        annotations: list[dict[str, Any]] = []
+        if self._has_instances:
+            keys = ("image_id", "category_id", "segmentation", "bbox", "score")
+            for index, result in enumerate(self._rows("instances.json", keys)):
+                if result["image_id"] not in self._results:
+                    raise ValueError(
+                        f"{self.folder / 'instances.json'}: result {index}: image_id"
+                        f" {result['image_id']!r} is not in images.json; restore both from the same"
+                        " run"
+                    )
+                self._label(result, f"{self.folder / 'instances.json'}: result {index}")
+                self._results[result["image_id"]].append({**result, "index": index})
+        rows = []
         if (self.folder / "panoptic.json").exists():
-            annotations = self._json("panoptic.json")["annotations"]
-        self._panoptic = {annotation["image_id"]: annotation for annotation in annotations}
+            rows = self._rows("panoptic.json", ("image_id", "file_name", "segments_info"))
+        self._panoptic = {row["image_id"]: row for row in rows}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -71,8 +82,18 @@ class Results:
     def _instances(self, image_id: int | str, size: Size) -> Instances:
         results = self._results[image_id]
         masks = np.zeros((len(results), *size), bool)
-        for index, result in enumerate(results):
-            masks[index] = decode_rle(result["segmentation"])
+        for place, result in enumerate(results):
+            name = f"{self.folder / 'instances.json'}: result {result['index']}"
+            try:
+                mask = decode_rle(result["segmentation"])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}; restore the file") from None
+            if mask.shape != size:
+                raise ValueError(
+                    f"{name}: its mask measures {list(mask.shape)}, its image {list(size)};"
+                    " restore instances.json and images.json from the same run"
+                )
+            masks[place] = mask
         boxes = torch.tensor([result["bbox"] for result in results]).reshape(-1, 4).float()
         boxes[:, 2:] += boxes[:, :2]
         return Instances(
@@ -89,11 +110,11 @@ class Results:
             return None
         path = self.folder / "panoptic" / annotation["file_name"]
         ids = ids_of_colors(_read_png(path, size, channels=3))
+        name = f"{self.folder / 'panoptic.json'}: image {image_id}"
         segments = []
-        for segment in annotation["segments_info"]:
-            label = self._label(
-                segment, f"{self.folder / 'panoptic.json'}: image {image_id}, {segment['id']}"
-            )
+        for index, segment in enumerate(annotation["segments_info"]):
+            _check_keys(segment, ("id", "category_id", "score", "area"), f"{name}, entry {index}")
+            label = self._label(segment, f"{name}, segment {segment['id']}")
             segments.append(
                 Segment(
                     id=segment["id"],
@@ -122,18 +143,6 @@ class Results:
             )
         return Semantic(labels=torch.from_numpy(labels), categories=self.categories)
 
-    def _categories(self) -> tuple[Category, ...]:
-        rows = self._json("categories.json")
-        return tuple(
-            Category(
-                id=row["id"],
-                name=row["name"],
-                is_thing=bool(row["isthing"]),
-                color=tuple(row["color"]),
-            )
-            for row in rows
-        )
-
     def _label(self, result: dict[str, Any], name: str) -> int:
         if result["category_id"] not in self._label_of:
             raise ValueError(
@@ -142,68 +151,108 @@ class Results:
             )
         return self._label_of[result["category_id"]]
 
-    def _json(self, name: str) -> Any:
+    def _rows(self, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """The records of a JSON file, each with these keys."""
         path = self.folder / name
         if not path.exists():
             raise FileNotFoundError(
                 f"{path}: there is no such file; name a folder that `mask2former predict` wrote"
             )
         try:
-            return json.loads(path.read_bytes())
+            content = json.loads(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: is no JSON ({error}); restore it") from None
+        if name == "panoptic.json" and isinstance(content, dict):
+            content = content.get("annotations")
+        if not isinstance(content, list):
+            raise ValueError(f"{path}: holds no list of records; restore it")
+        for index, row in enumerate(content):
+            _check_keys(row, keys, f"{path}: record {index}")
+        return content
+
+
+def _check_keys(row: Any, keys: Sequence[str], name: str) -> None:
+    missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+    if missing:
+        raise ValueError(f"{name}: lacks {', '.join(missing)}; restore the file")
 
 
 def _read_png(path: Path, size: Size, *, channels: int = 1) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: there is no such file; restore it") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}; restore it") from error
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file; restore it")
+    # OpenCV, unlike Pillow, has no fear of maps as large as those of `predict --tile`.
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError(f"{path}: cannot be read; restore it")
     expected = (*size, channels)[: 2 + (channels > 1)]
     if pixels.shape != expected:
         raise ValueError(
             f"{path}: has shape {list(pixels.shape)}, not {list(expected)}; restore the PNG of"
             " this image"
         )
-    return pixels
+    return pixels[..., ::-1] if channels > 1 else pixels
 
 
 # --- outlines -------------------------------------------------------------------------------------
 
 
-def regions_from_geojson(document: dict[str, Any], categories: Sequence[Category]) -> list[Region]:
-    """The instances of a FeatureCollection of polygons in pixels, as `outlines.geojson` makes it.
+def regions_from_geojson(
+    document: dict[str, Any] | list[Any], size: Size, categories: Sequence[Category]
+) -> list[Region]:
+    """The instances of polygons in pixels of an image of `size`, as `outlines.geojson` makes them.
 
-    The class is `properties.classification.name` (QuPath's place for it) or `properties.name`; the
-    score is `properties.score`, else 1. Raises ValueError, naming the feature, for anything else.
+    A FeatureCollection, or a bare list of features. The class is `properties.classification.name`
+    (QuPath's place for it) or `properties.name`, together with `properties.category_id` where two
+    classes share a name; the score is `properties.score`, else 1. Raises ValueError, naming the
+    feature, for anything else.
     """
-    label_of = {category.name: label for label, category in enumerate(categories)}
+    features = document if isinstance(document, list) else document.get("features", ())
     regions = []
-    for index, feature in enumerate(document.get("features", ())):
+    for index, feature in enumerate(features):
         name = f"feature {index}"
         properties = feature.get("properties") or {}
-        class_name = (properties.get("classification") or {}).get("name", properties.get("name"))
-        if class_name not in label_of:
-            raise ValueError(
-                f"{name}: its class {class_name!r} is none of the categories"
-                f" ({', '.join(list(label_of)[:10])}); rename it or add the category"
-            )
+        label = _label_of_feature(properties, categories, name)
         geometry = feature.get("geometry") or {}
         if geometry.get("type") not in ("Polygon", "MultiPolygon"):
             raise ValueError(
                 f"{name}: geometry {geometry.get('type')!r} has no area; keep polygons alone"
             )
-        parts = geometry["coordinates"]
+        parts = geometry.get("coordinates", [])
         if geometry["type"] == "Polygon":
             parts = [parts]
-        polygons = [tuple(np.asarray(ring, np.float64)[:, :2] for ring in part) for part in parts]
-        label = label_of[class_name]
-        score = float(properties.get("score", 1.0))
-        regions += _region(polygons, score, label, categories[label])
+        try:
+            polygons = [
+                tuple(np.asarray(ring, np.float64)[:, :2] for ring in part) for part in parts
+            ]
+            score = float(properties.get("score", 1.0))
+        except (TypeError, ValueError, IndexError):
+            raise ValueError(
+                f"{name}: its rings must be lists of [x, y] and its score, if any, a number;"
+                " correct or remove it"
+            ) from None
+        regions += _region(polygons, size, score, label, categories[label], name)
     return regions
+
+
+def _label_of_feature(properties: dict[str, Any], categories: Sequence[Category], name: str) -> int:
+    classification = properties.get("classification")
+    of_class = classification.get("name") if isinstance(classification, dict) else classification
+    class_name = properties.get("name") if of_class is None else of_class
+    labels = [i for i, category in enumerate(categories) if category.name == class_name]
+    if len(labels) > 1:
+        labels = [i for i in labels if categories[i].id == properties.get("category_id")]
+        if not labels:
+            raise ValueError(
+                f"{name}: several categories are called {class_name!r}; say which by"
+                " properties.category_id"
+            )
+    if not labels:
+        known = ", ".join(category.name for category in categories[:10])
+        raise ValueError(
+            f"{name}: its class {class_name!r} is none of the categories ({known}); rename it or"
+            " add the category"
+        )
+    return labels[0]
 
 
 def regions_from_yolo(text: str, size: Size, categories: Sequence[Category]) -> list[Region]:
@@ -233,26 +282,46 @@ def regions_from_yolo(text: str, size: Size, categories: Sequence[Category]) -> 
                 f"line {number}: class {label} is none of the {len(categories)} categories"
             )
         ring = shares.reshape(-1, 2) * (width, height)
-        regions += _region([(ring,)], 1.0, label, categories[label])
+        regions += _region([(ring,)], size, 1.0, label, categories[label], f"line {number}")
     return regions
 
 
 def _region(
-    polygons: Sequence[Polygon], score: float, label: int, category: Category
+    polygons: Sequence[Polygon],
+    size: Size,
+    score: float,
+    label: int,
+    category: Category,
+    name: str,
 ) -> list[Region]:
-    """The region inside polygons with holes; none if it holds no pixel's centre."""
-    points = np.concatenate([part[0] for part in polygons])
-    x0, y0 = np.floor(points.min(axis=0)).astype(int).tolist()
-    x1, y1 = np.ceil(points.max(axis=0)).astype(int).tolist()
-    box, size = (x0, y0, x1, y1), (y1 - y0, x1 - x0)
-    mask = np.zeros(size, bool)
+    """The part of polygons with holes that is in the image; none if no pixel's centre is."""
+    rings = [part[0] for part in polygons if len(part)]
+    if not rings or not all(len(ring) for part in polygons for ring in part):
+        raise ValueError(f"{name}: has no points; remove it")
+    points = np.concatenate(rings)
+    if not np.isfinite(points).all():
+        raise ValueError(f"{name}: a coordinate is not finite; correct it")
+    height, width = size
+    x0, y0 = np.floor(points.min(axis=0)).clip(0, (width, height)).astype(int).tolist()
+    x1, y1 = np.ceil(points.max(axis=0)).clip(0, (width, height)).astype(int).tolist()
+    shape = (y1 - y0, x1 - x0)
+    mask = np.zeros(shape, bool)
     if not mask.size:
         return []
     for outer, *holes in polygons:
-        part = rasterize_polygons([outer.ravel()], box, size)
+        part = rasterize_polygons([outer.ravel()], (x0, y0, x1, y1), shape)
         for hole in holes:
-            part &= ~rasterize_polygons([hole.ravel()], box, size)
+            part &= ~rasterize_polygons([hole.ravel()], (x0, y0, x1, y1), shape)
         mask |= part
-    if not mask.any():
+    left, top, right, bottom = box_of_mask(mask)
+    if right == 0:
         return []
-    return [Region(mask=mask, box=box, score=score, label=label, category=category)]
+    return [
+        Region(
+            mask=mask[top:bottom, left:right],
+            box=(x0 + left, y0 + top, x0 + right, y0 + bottom),
+            score=score,
+            label=label,
+            category=category,
+        )
+    ]

@@ -97,7 +97,7 @@ class FeedForward(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, x: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q C"]:
-        hidden = self.dropout(F.relu(self.linear1(x)))
+        hidden = self.dropout(F.relu_(self.linear1(x)))
         normalised: Tensor = self.norm(x + self.dropout(self.linear2(hidden)))
         return normalised
 

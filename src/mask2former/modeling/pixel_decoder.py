@@ -52,7 +52,7 @@ class EncoderLayer(nn.Module):
     ) -> Float[Tensor, "B S C"]:
         attended = self.attention(tokens + position, tokens, grid, reference)
         tokens = self.norm1(tokens + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        hidden = self.dropout(F.relu_(self.linear1(tokens)))  # in place: 4 times the tokens
         normalised: Tensor = self.norm2(tokens + self.dropout(self.linear2(hidden)))
         return normalised
 
@@ -89,9 +89,11 @@ class PixelDecoder(nn.Module):
         finest, *coarser = maps
         scales = [project(x) for project, x in zip(self.projections, coarser[::-1], strict=True)]
         encoded = self.encode(scales, origin)
-        up = F.interpolate(encoded[-1], size=finest.shape[-2:], mode="bilinear")
+        # As a view of tokens it would be resized at a third of the speed.
+        coarse = encoded[-1].contiguous()
+        up = F.interpolate(coarse, size=finest.shape[-2:], mode="bilinear")
         x = self.lateral_norm(self.lateral(finest)) + up
-        features = self.mask_features(F.relu(self.output_norm(self.output(x))))
+        features = self.mask_features(F.relu_(self.output_norm(self.output(x))))
         if self.config.mask_positions:
             features = features + self.position(features, 4, origin)
         return features, encoded

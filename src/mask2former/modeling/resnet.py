@@ -100,8 +100,8 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
         residual = x
         for conv in self.convs[:-1]:
-            x = F.relu(conv(x))
-        return F.relu(self.convs[-1](x) + self.shortcut(residual))
+            x = F.relu_(conv(x))  # in place, for no norm needs its own output again
+        return F.relu_(self.convs[-1](x) + self.shortcut(residual))
 
 
 class ResNet(Backbone):
@@ -124,7 +124,7 @@ class ResNet(Backbone):
         self.channels = (c, 2 * c, 4 * c, 8 * c)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
-        x = F.max_pool2d(F.relu(self.stem(images)), 3, 2, 1)
+        x = F.max_pool2d(F.relu_(self.stem(images)), 3, 2, 1)
         maps = []
         for stage in self.stages:
             x = stage(x)

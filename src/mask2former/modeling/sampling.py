@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Shapes = Sequence[tuple[int, int]]  # (height, width) of each level
 
@@ -43,11 +44,13 @@ class Grid:
     @classmethod
     def of(cls, shapes: Shapes, heads: int, points: int, device: torch.device) -> Grid:
         """Kept from call to call: on an accelerator each of its tensors would be waited for."""
-        make = Grid._make.__wrapped__ if torch.compiler.is_compiling() else Grid._make
+        # Traced or faked tensors shall not be met again outside.
+        passing = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+        make = Grid._make.__wrapped__ if passing else Grid._make
         return make(tuple(shapes), heads, points, device)
 
     @staticmethod
-    @cache
+    @lru_cache(maxsize=64)
     def _make(
         shapes: tuple[tuple[int, int], ...], heads: int, points: int, device: torch.device
     ) -> Grid:
@@ -144,21 +147,24 @@ def sample_plainly(
     positions: Float[Tensor, "B Q 2 N"],
     weights: Float[Tensor, "B Q N"],
 ) -> Float[Tensor, "B Q Mc"]:
-    """As `sample`, with `grid_sample`, on any device."""
+    """As `sample`, with `grid_sample`, on any device; in fp32 at least, for the places' sake."""
+    dtype = torch.promote_types(value.dtype, torch.float32)
     batch, queries = positions.shape[:2]
     places = (2 * positions - 1) / (grid.limits - 1) - 1
     places = places.unflatten(-1, (grid.heads, -1, grid.points))  # [B, Q, 2, M, L, P]
     places = places.permute(4, 0, 3, 1, 5, 2).flatten(1, 2)  # [L, B M, Q, P, 2]
     sampled = [
         F.grid_sample(
-            level.permute(0, 3, 4, 1, 2).flatten(0, 1), place.to(value.dtype), align_corners=False
+            level.permute(0, 3, 4, 1, 2).flatten(0, 1).to(dtype),
+            place.to(dtype),
+            align_corners=False,
         )
         for level, place in zip(grid.levels(value), places, strict=True)
     ]
     stacked = torch.stack(sampled, -2).flatten(-2)  # [B M, c, Q, L P]
     mixed = weights.unflatten(-1, (grid.heads, -1)).transpose(1, 2).flatten(0, 1).unsqueeze(1)
     summed: Tensor = (stacked * mixed).sum(-1)
-    return summed.view(batch, -1, queries).transpose(1, 2)
+    return summed.view(batch, -1, queries).transpose(1, 2).to(value.dtype)
 
 
 class Bags(torch.autograd.Function):
@@ -184,9 +190,10 @@ class Bags(torch.autograd.Function):
         for rows, beside, share in zip(*corners.rows(), corners.shares(weights), strict=True):
             share = share.view(rows.shape).to(table.dtype)
             part = F.embedding_bag(rows, table[beside:], mode="sum", per_sample_weights=share)
-            out = part if out is None else out.add_(part)
+            wide = part.to(torch.promote_types(part.dtype, torch.float32))
+            out = wide if out is None else out.add_(wide)
         assert out is not None
-        return out.view(*positions.shape[:2], -1)
+        return out.to(value.dtype).view(*positions.shape[:2], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -206,7 +213,7 @@ class Bags(torch.autograd.Function):
         if for_positions or for_weights:
             table = grid.table(value).view(-1, value.shape[-1])
             here, right, below, diagonal = (
-                row_dots(gradient, table[beside:], rows).view(weights.shape)
+                row_dots(gradient, table[beside:], rows).view(weights.shape).to(positions.dtype)
                 for rows, beside in zip(*corners.rows(), strict=True)
             )
             top, bottom = torch.lerp(here, right, corners.x), torch.lerp(below, diagonal, corners.x)

@@ -104,8 +104,10 @@ def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2
     if mmdetection.is_mmdetection(tensors):
         log.info("%s: a checkpoint of mmdetection", path)
         tensors = mmdetection.official_tensors(tensors)
-        named = classes or mmdetection.class_names(content)
-        config = infer.config_of(tensors, path, classes=named)
+        config = infer.config_of(tensors, path, classes=classes)
+        named = None if classes else mmdetection.class_names(content)
+        if named is not None:
+            config = replace(config, categories=infer.categories_of_meta(config, *named, path))
     elif exact.exists():
         if classes is not None:
             raise ValueError(f"{exact}: names the classes already; leave 'classes' out")

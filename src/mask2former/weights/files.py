@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class _Inert:
 
 # mmengine's trainings keep their log in the checkpoint: its own class, and what that is pickled by.
 _THEIR_LOG = re.compile(r"mmengine\.logging\.history_buffer\.HistoryBuffer")
+_one_at_a_time = threading.Lock()  # torch's list of what may be loaded is one for all threads
 _LOGS_PARTS = re.compile(r"numpy\..*|(builtins|__builtin__)\.getattr")
 
 
@@ -76,11 +78,11 @@ def torch_content(path: Path) -> Any:
     if any(map(_THEIR_LOG.fullmatch, foreign)):
         inert = [n for n in foreign if _THEIR_LOG.fullmatch(n) or _LOGS_PARTS.fullmatch(n)]
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in inert]):
+        with _one_at_a_time, torch.serialization.safe_globals([(_Inert, n) for n in inert]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds; each means the same here
         stranger = re.search(r"GLOBAL (\S+)", str(e))
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        reason = "it is damaged or none at all; get it again from its origin"
         if stranger:
             reason = f"it holds {stranger[1]}; save its state_dict alone, where that is known"
         raise ValueError(
@@ -99,6 +101,10 @@ def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
     for name, value in content.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
             value = torch.from_numpy(value.copy())
+        if isinstance(value, _Inert):
+            raise ValueError(
+                f"{path}: entry '{name}' is no tensor; save the weights as tensors of torch"
+            )
         if not isinstance(value, Tensor):
             raise ValueError(f"{path}: entry '{name}' is a {type(value).__name__}, not a tensor")
         tensors[name] = value
@@ -127,8 +133,10 @@ def safetensors_writer(
 ) -> Callable[[Path], object]:
     """`dtype` is how floating-point tensors are stored (default: as they are)."""
     stored = {
-        # Cloned, for parts of one tensor may not share their memory in a file.
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).clone()
+        # Cloned, for parts of one tensor may not share their memory in a file, and in plain order.
+        name: tensor.detach()
+        .to("cpu", dtype if tensor.is_floating_point() else None)
+        .clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     return lambda path: save_file(stored, path, metadata={"format": format})

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -95,6 +96,20 @@ def categories_for(
     if len(classes) != count:
         raise ValueError(f"{source}: tells {count} classes apart, but {len(classes)} were named")
     return categories_named(classes)
+
+
+def categories_of_meta(
+    config: Mask2FormerConfig, names: tuple[str, ...], stuff: Collection[str], source: Path
+) -> tuple[Category, ...]:
+    """Categories that the checkpoint itself names; ValueError if they are of another number."""
+    count = len(config.categories)
+    if len(names) != count:
+        raise ValueError(
+            f"{source}: tells {count} classes apart, but its 'meta' names {len(names)}; name them"
+            " by 'classes'"
+        )
+    found = categories_named(names)
+    return tuple(replace(c, is_thing=c.is_thing and c.name not in stuff) for c in found)
 
 
 def numbered(count: int, *, is_thing: bool = True) -> tuple[Category, ...]:

@@ -107,19 +107,21 @@ def is_mmdetection(tensors: dict[str, Tensor]) -> bool:
     return any(name.startswith(_HEADS) for name in tensors)
 
 
-def class_names(content: Any) -> tuple[str, ...] | None:
-    """What a checkpoint's `meta` says that its classes are called, if it does.
+def class_names(content: Any) -> tuple[tuple[str, ...], frozenset[str]] | None:
+    """What a checkpoint's `meta` says that its classes are called, and which of them are stuff.
 
-    Version 3 keeps `dataset_meta["classes"]`, version 2 `CLASSES`.
+    Version 3 keeps `dataset_meta["classes"]`, version 2 `CLASSES`; None if it does not say.
     """
     meta = content.get("meta") if isinstance(content, dict) else None
     if not isinstance(meta, dict):
         return None
     of_data = meta.get("dataset_meta")
-    names = of_data.get("classes") if isinstance(of_data, dict) else meta.get("CLASSES")
+    of_data = of_data if isinstance(of_data, dict) else {}
+    names = of_data.get("classes", meta.get("CLASSES"))
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return None
-    return tuple(names)
+    stuff = of_data.get("stuff_classes")
+    return tuple(names), frozenset(stuff if isinstance(stuff, list | tuple) else ())
 
 
 def official_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

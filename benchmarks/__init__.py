@@ -1,0 +1,1 @@
+"""Comparisons with other implementations, measured side by side; see `make benchmark`."""

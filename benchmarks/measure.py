@@ -1,0 +1,205 @@
+"""Two programs timed in turn, each in a process of its own, with its peak memory."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import platform
+import resource
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+Run = Callable[[], Any]  # what is timed; returns what the two are compared by
+Make = Callable[..., Run]  # sets it up, in the process that runs it
+
+
+class Contender:
+    """A process that sets something up and runs it when it is told to."""
+
+    def __init__(self, name: str, make: Make, *arguments: Any, threads: int) -> None:
+        self.name = name
+        context = mp.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(theirs, make, arguments, threads), daemon=True
+        )
+        self.process.start()
+        self.seconds: list[float] = []
+
+    def ask(self, what: str) -> Any:
+        """`ready`, `run` (seconds), `result` or `memory`; RuntimeError if it failed."""
+        self.connection.send(what)
+        answer = self.connection.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(f"{self.name}:\n{answer}")
+        return answer
+
+    def run(self) -> None:
+        self.seconds.append(self.ask("run"))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(connection: Connection, make: Make, arguments: tuple[Any, ...], threads: int) -> None:
+    torch.set_num_threads(threads)
+    run: Run | None = None
+    before = 0
+    while True:
+        what = connection.recv()
+        try:
+            if what == "ready":
+                run = make(*arguments)
+                before = _resident()
+                connection.send((run(), None)[1:])  # warm
+                continue
+            assert run is not None
+            if what == "run":
+                started = time.perf_counter()
+                run()
+                connection.send(time.perf_counter() - started)
+            elif what == "result":
+                connection.send((run(),))
+            elif what == "memory":
+                connection.send((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10))
+        except Exception:
+            connection.send(traceback.format_exc())
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Ours against a peer: seconds of paired runs, and the memory that running took (bytes)."""
+
+    case: str
+    ours: tuple[float, ...]
+    peer: tuple[float, ...]
+    our_memory: int
+    peer_memory: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def times_faster(self) -> float:
+        return statistics.median(b / a for a, b in zip(self.ours, self.peer, strict=True))
+
+    def row(self) -> list[str]:
+        return [
+            self.case,
+            f"{statistics.median(self.ours):.3f} s",
+            f"{statistics.median(self.peer):.3f} s",
+            f"{self.times_faster:.2f}",
+            f"{self.our_memory / 2**20:.0f} MB",
+            f"{self.peer_memory / 2**20:.0f} MB",
+            *(str(value) for value in self.facts.values()),
+        ]
+
+
+def compare(
+    case: str,
+    ours: tuple[Make, tuple[Any, ...]],
+    peer: tuple[Make, tuple[Any, ...]],
+    *,
+    rounds: int,
+    threads: int,
+    agree: Callable[[Any, Any], dict[str, Any]] | None = None,
+) -> Comparison:
+    """Run both in turn. `agree` sees both results first and raises if they are not the same."""
+    contenders = [
+        Contender(name, make, *arguments, threads=threads)
+        for name, (make, arguments) in (("ours", ours), ("peer", peer))
+    ]
+    try:
+        for contender in contenders:
+            contender.ask("ready")
+        facts = {}
+        memory = []
+        for contender in contenders:
+            contender.ask("run")  # of the timed runs alone: the comparison below takes its own
+            before, peak = contender.ask("memory")
+            memory.append(max(0, peak - before))
+        if agree is not None:
+            (mine,), (theirs,) = (contender.ask("result") for contender in contenders)
+            facts = agree(mine, theirs)
+        for contender in contenders:
+            contender.seconds.clear()
+        for _ in range(rounds):
+            for contender in contenders:
+                contender.run()
+        return Comparison(
+            case=case,
+            ours=tuple(contenders[0].seconds),
+            peer=tuple(contenders[1].seconds),
+            our_memory=memory[0],
+            peer_memory=memory[1],
+            facts=facts,
+        )
+    finally:
+        for contender in contenders:
+            contender.stop()
+
+
+def relative_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The norm of the difference, as a share of the norm."""
+    assert ours.shape == theirs.shape, f"{ours.shape} and {theirs.shape}"
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def convolution_peak(threads: int, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP per second of a large convolution: what this machine could do at best."""
+    torch.set_num_threads(threads)
+    maps = torch.randn(1, 256, 160, 160, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(256, 256, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(9):
+            started = time.perf_counter()
+            F.conv2d(maps, kernel, padding=1)
+            best = min(best, time.perf_counter() - started)
+    return 2 * 9 * 256 * 256 * 160 * 160 / best
+
+
+def report(title: str, columns: Sequence[str], comparisons: Sequence[Comparison]) -> str:
+    """A table in Markdown."""
+    header = ["case", "ours", "peer", "times faster", "our memory", "peer's memory", *columns]
+    rows = [header, ["---"] * len(header), *(c.row() for c in comparisons)]
+    return "\n".join([f"## {title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""])
+
+
+def write_json(path: Path, threads: int, comparisons: Sequence[Comparison]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": threads,
+            "torch": torch.__version__,
+        },
+        "comparisons": [
+            {
+                "case": c.case,
+                "ours": c.ours,
+                "peer": c.peer,
+                "times_faster": c.times_faster,
+                "our_memory": c.our_memory,
+                "peer_memory": c.peer_memory,
+                **c.facts,
+            }
+            for c in comparisons
+        ],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
