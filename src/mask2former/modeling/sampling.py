@@ -1,7 +1,8 @@
 """Weighted sums of bilinear samples of several maps: what deformable attention is made of.
 
-`sample` is the one function; on a CPU it is bags of rows of a table, elsewhere `sample_plainly`,
-which says the same with `grid_sample` and is what the tests compare everything to.
+`sample` is the one function; on a CPU it is bags of rows of a table, on CUDA a Triton kernel,
+elsewhere `sample_plainly`, which says the same with `grid_sample` and is what the tests compare
+everything to.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ class Grid:
     limits: Float[Tensor, "2 N"]  # the last x and y that a border answers
     below: Int[Tensor, "N"]  # rows from a cell to the one below it
     first: Int[Tensor, "N"]  # the row of a level's first border cell
+    levels_table: Int[Tensor, "L 3"]  # without borders: height, width, and a level's first token
     cells: int  # of all levels with their borders, and what a last corner may reach
 
     @classmethod
@@ -54,10 +57,12 @@ class Grid:
     def _make(
         shapes: tuple[tuple[int, int], ...], heads: int, points: int, device: torch.device
     ) -> Grid:
-        starts, cells = [], 0
+        starts, table, cells, tokens = [], [], 0, 0
         for h, w in shapes:
             starts.append(cells)
+            table.append((h, w, tokens))
             cells += (h + 2) * (w + 2)
+            tokens += h * w
 
         def spread(values: list[float], dtype: torch.dtype) -> Tensor:
             """A value of each level to [N]."""
@@ -79,6 +84,7 @@ class Grid:
                 below=spread([(w + 2) * heads for _, w in shapes], torch.int32),
                 first=spread([s * heads for s in starts], torch.int32)
                 + head.repeat_interleave(len(shapes) * points),
+                levels_table=torch.tensor(table, dtype=torch.int32, device=device),
                 cells=cells + shapes[-1][1] + 3,
             )
 
@@ -135,10 +141,20 @@ def sample(
     `value` holds the levels one after the other (S tokens) for M heads, `positions` are x and y as
     `Grid` counts them; outside the maps there are zeros.
     """
+    if value.device.type == "cuda" and not torch.compiler.is_exporting() and has_triton():
+        from mask2former.modeling.sampling_triton import FusedSample
+
+        fused: Tensor = FusedSample.apply(value, grid, positions, weights)  # type: ignore[no-untyped-call]
+        return fused
     if value.device.type != "cpu":
         return sample_plainly(value, grid, positions, weights)
     sampled: Tensor = Bags.apply(value, grid, positions, weights)  # type: ignore[no-untyped-call]
     return sampled
+
+
+@lru_cache(maxsize=1)
+def has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def sample_plainly(
