@@ -10,7 +10,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-data test-gpu lint types format clean
+.PHONY: help venv demo test test-slow test-data test-gpu benchmark lint types format clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
@@ -39,6 +39,11 @@ test-data: $(READY) ## The tests that read the real images of ../shared
 test-gpu: $(READY) ## The tests that need CUDA
 	$(PYTEST) -m gpu
 
+benchmark: $(READY) ## Ours beside transformers: inference, post-processing, a training step (10 minutes)
+	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.postprocessing
+	$(BIN)/python -m benchmarks.training
+
 lint: $(READY) ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,5 +56,5 @@ format: $(READY) ## Format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove caches and outputs; the environment stays (rm -r .venv)
-	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist $(DEMO_OUT)
+	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist benchmark-output $(DEMO_OUT)
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import json
 import multiprocessing as mp
 import platform
-import resource
 import statistics
 import time
 import traceback
@@ -37,7 +39,10 @@ class Contender:
         self.seconds: list[float] = []
 
     def ask(self, what: str) -> Any:
-        """`ready`, `run` (seconds), `result` or `memory`; RuntimeError if it failed."""
+        """`ready` (bytes before a run and at its peak), `run` (seconds) or `result`.
+
+        RuntimeError, with the trace, if it failed.
+        """
         self.connection.send(what)
         answer = self.connection.recv()
         if isinstance(answer, str):
@@ -48,21 +53,25 @@ class Contender:
         self.seconds.append(self.ask("run"))
 
     def stop(self) -> None:
+        with contextlib.suppress(OSError):  # it may have died
+            self.connection.send("stop")
+        self.process.join(timeout=10)
         self.process.terminate()
-        self.process.join()
 
 
 def _serve(connection: Connection, make: Make, arguments: tuple[Any, ...], threads: int) -> None:
     torch.set_num_threads(threads)
     run: Run | None = None
-    before = 0
     while True:
         what = connection.recv()
+        if what == "stop":
+            return
         try:
             if what == "ready":
                 run = make(*arguments)
-                before = _resident()
-                connection.send((run(), None)[1:])  # warm
+                before = _settled()
+                run()  # warm, and where memory peaks
+                connection.send((before, _status("VmHWM")))
                 continue
             assert run is not None
             if what == "run":
@@ -71,15 +80,22 @@ def _serve(connection: Connection, make: Make, arguments: tuple[Any, ...], threa
                 connection.send(time.perf_counter() - started)
             elif what == "result":
                 connection.send((run(),))
-            elif what == "memory":
-                connection.send((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10))
         except Exception:
             connection.send(traceback.format_exc())
 
 
-def _resident() -> int:
-    """Bytes of this process that are in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def _settled() -> int:
+    """Bytes in memory once what setting up has freed is given back; the peak counts from here."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    """A field of this process's status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +140,11 @@ def compare(
         for name, (make, arguments) in (("ours", ours), ("peer", peer))
     ]
     try:
-        for contender in contenders:
-            contender.ask("ready")
-        facts = {}
         memory = []
         for contender in contenders:
-            contender.ask("run")  # of the timed runs alone: the comparison below takes its own
-            before, peak = contender.ask("memory")
+            before, peak = contender.ask("ready")
             memory.append(max(0, peak - before))
+        facts = {}
         if agree is not None:
             (mine,), (theirs,) = (contender.ask("result") for contender in contenders)
             facts = agree(mine, theirs)

@@ -21,6 +21,7 @@ Size = tuple[int, int]  # (height, width) in pixels
 # Floats in a block: on a CPU it should fit the caches, an accelerator wants few launches.
 CPU_BLOCK = 2**20
 ACCELERATOR_BLOCK = 2**26
+GROUP = 8  # blocks whose sources are stretched together; a few rows belong to two groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +40,23 @@ def upsampled(
     height, width = sizes.output
     columns = Axis(logits.shape[2], sizes.padded[1], sizes.image[1], width, logits.device)
     rows = Axis(logits.shape[1], sizes.padded[0], sizes.image[0], height, logits.device)
-    wide = columns.apply(logits)
-    for block in blocks(height, len(logits) * width, logits.device):
-        source = rows.sources(block)
-        yield block, rows.matrix[block, source] @ wide[:, source]
+    for group in blocks(height, len(logits) * width, logits.device, blocks_each=GROUP):
+        # Stretched to the full width a group at a time: the whole would be the largest map of all.
+        stretched = rows.sources(group)
+        wide = columns.apply(logits[:, stretched])
+        for part in blocks(group.stop - group.start, len(logits) * width, logits.device):
+            block = slice(group.start + part.start, group.start + part.stop)
+            source = rows.sources(block)
+            inner = slice(source.start - stretched.start, source.stop - stretched.start)
+            yield block, rows.matrix[block, source] @ wide[:, inner]
 
 
-def blocks(length: int, cost: int, device: torch.device) -> Iterator[slice]:
-    """Slices of a dimension, of which each item costs so many floats."""
+def blocks(
+    length: int, cost: int, device: torch.device, *, blocks_each: int = 1
+) -> Iterator[slice]:
+    """Slices of a dimension, of which each item costs so many floats; or of several blocks each."""
     step = max(1, (CPU_BLOCK if device.type == "cpu" else ACCELERATOR_BLOCK) // cost)
+    step *= blocks_each
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
 
