@@ -40,8 +40,6 @@ class Segmenter:
     def __init__(self, model: Mask2Former, *, batch_size: int = 1) -> None:
         """Take a model as it is: its device and dtype are those that images are moved to."""
         self.model = model.eval()
-        # 1x1 convolutions are plain products then, on CPUs and on tensor cores alike.
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_size = batch_size
 
     @classmethod
@@ -62,6 +60,8 @@ class Segmenter:
         """
         model = load(name_or_path, classes=classes)
         model = model.to(device=pick_device(device), dtype=dtype)
+        # 1x1 convolutions are plain products then, on CPUs and on tensor cores alike.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(model, batch_size=batch_size)
 
     @property
@@ -130,8 +130,7 @@ class Segmenter:
         batch = torch.zeros(len(prepared), 3, *canvas)
         for row, x in zip(batch, prepared, strict=True):
             row[:, : x.shape[1], : x.shape[2]] = x
-        batch = batch.to(parameter.device, parameter.dtype)
-        output: Output = self.model(batch.contiguous(memory_format=torch.channels_last))
+        output: Output = self.model(batch.to(parameter.device, parameter.dtype))
         class_logits, mask_logits = output.class_logits, output.mask_logits
         config = self.model.config
         results = []
