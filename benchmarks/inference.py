@@ -5,18 +5,20 @@ python -m benchmarks.inference [--backbones r50 swin_t] [--sizes 640x640] [--rou
 
 from __future__ import annotations
 
-import argparse
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import (
     Comparison,
     Run,
+    command,
     compare,
     convolution_peak,
     relative_distance,
@@ -43,8 +45,6 @@ def peer_whole(folder: Path, batch: int) -> Run:
 
     @torch.inference_mode()
     def run() -> int:
-        from PIL import Image
-
         images = [Image.open(folder / "image.jpg").convert("RGB") for _ in range(batch)]
         output = model(**processor(images, return_tensors="pt"))
         sizes = [image.size[::-1] for image in images]
@@ -59,7 +59,7 @@ def peer_whole(folder: Path, batch: int) -> Run:
 
 def ours_model(folder: Path, batch: int) -> Run:
     segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu")
-    pixels = pixels_of(folder, batch).contiguous(memory_format=torch.channels_last)
+    pixels = pixels_of(folder, batch)
 
     @torch.inference_mode()
     def run() -> list[np.ndarray]:
@@ -84,8 +84,6 @@ def peer_model(folder: Path, batch: int) -> Run:
 
 
 def pixels_of(folder: Path, batch: int) -> torch.Tensor:
-    from PIL import Image
-
     segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu")
     one = segmenter.prepare(np.asarray(Image.open(folder / "image.jpg")))
     height, width = segmenter.canvas([one.shape[-2:]])
@@ -111,13 +109,10 @@ def flops(folder: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command(__doc__, "inference")
     parser.add_argument("--backbones", nargs="+", default=["r50", "swin_t"], choices=BACKBONES)
     parser.add_argument("--sizes", nargs="+", default=["640x640"], help="HxW")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmark-output/inference.json"))
     options = parser.parse_args()
     peak = convolution_peak(options.threads)
     print(f"peak of a convolution: {peak / 1e9:.0f} GFLOP/s", flush=True)
@@ -147,7 +142,7 @@ def main() -> None:
                 )
             whole.facts["distance"] = ""
             for comparison in (model, whole):
-                seconds = sorted(comparison.ours)[len(comparison.ours) // 2]
+                seconds = statistics.median(comparison.ours)
                 comparison.facts["of the limit"] = f"{seconds / limit:.2f} x {limit:.2f} s"
                 found.append(comparison)
                 print(comparison.row(), flush=True)

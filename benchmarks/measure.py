@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import gc
@@ -36,7 +37,6 @@ class Contender:
             target=_serve, args=(theirs, make, arguments, threads), daemon=True
         )
         self.process.start()
-        self.seconds: list[float] = []
 
     def ask(self, what: str) -> Any:
         """`ready` (bytes before a run and at its peak), `run` (seconds) or `result`.
@@ -48,9 +48,6 @@ class Contender:
         if isinstance(answer, str):
             raise RuntimeError(f"{self.name}:\n{answer}")
         return answer
-
-    def run(self) -> None:
-        self.seconds.append(self.ask("run"))
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):  # it may have died
@@ -148,15 +145,11 @@ def compare(
         if agree is not None:
             (mine,), (theirs,) = (contender.ask("result") for contender in contenders)
             facts = agree(mine, theirs)
-        for contender in contenders:
-            contender.seconds.clear()
-        for _ in range(rounds):
-            for contender in contenders:
-                contender.run()
+        pairs = [[contender.ask("run") for contender in contenders] for _ in range(rounds)]
         return Comparison(
             case=case,
-            ours=tuple(contenders[0].seconds),
-            peer=tuple(contenders[1].seconds),
+            ours=tuple(mine for mine, _ in pairs),
+            peer=tuple(theirs for _, theirs in pairs),
             our_memory=memory[0],
             peer_memory=memory[1],
             facts=facts,
@@ -166,17 +159,27 @@ def compare(
             contender.stop()
 
 
+def command(documentation: str | None, name: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have; `name` is that of the JSON file."""
+    assert documentation is not None
+    parser = argparse.ArgumentParser(description=documentation.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of runs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(f"benchmark-output/{name}.json"))
+    return parser
+
+
 def relative_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The norm of the difference, as a share of the norm."""
     assert ours.shape == theirs.shape, f"{ours.shape} and {theirs.shape}"
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-def convolution_peak(threads: int, dtype: torch.dtype = torch.float32) -> float:
+def convolution_peak(threads: int) -> float:
     """FLOP per second of a large convolution: what this machine could do at best."""
     torch.set_num_threads(threads)
-    maps = torch.randn(1, 256, 160, 160, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    kernel = torch.randn(256, 256, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    maps = torch.randn(1, 256, 160, 160).contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
     best = float("inf")
     with torch.inference_mode():
         for _ in range(9):

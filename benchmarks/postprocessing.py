@@ -5,14 +5,13 @@ python -m benchmarks.postprocessing [--size 800x1088] [--rounds 7]
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import torch
 
 from benchmarks.inference import peer_model, pixels_of
-from benchmarks.measure import Run, compare, report, write_json
+from benchmarks.measure import Run, command, compare, report, write_json
 from benchmarks.models import write_models
 from mask2former.inference.postprocess import TASKS, segment
 from mask2former.inference.resample import Sizes
@@ -42,11 +41,8 @@ def ours_postprocessing(folder: Path) -> Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command(__doc__, "postprocessing")
     parser.add_argument("--size", default="800x1088", help="HxW")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmark-output/postprocessing.json"))
     options = parser.parse_args()
     height, width = map(int, options.size.split("x"))
     with tempfile.TemporaryDirectory() as name:

@@ -5,7 +5,6 @@ python -m benchmarks.training [--cases 512:2:20 1024:1:200] [--rounds 7]
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Comparison, Run, compare, report, write_json
+from benchmarks.measure import Comparison, Run, command, compare, report, write_json
 from benchmarks.models import write_models
 from mask2former.loss.criterion import Criterion, LossConfig
 from mask2former.structures import Targets
@@ -77,11 +76,8 @@ def agreement(ours: float, theirs: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command(__doc__, "training")
     parser.add_argument("--cases", nargs="+", default=["512:2:20"], help="size:batch:objects")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmark-output/training.json"))
     options = parser.parse_args()
     found: list[Comparison] = []
     for text in options.cases:

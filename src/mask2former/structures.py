@@ -7,6 +7,7 @@ uses for its categories appear only where files are read or written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
@@ -27,6 +28,12 @@ class Category:
     name: str
     is_thing: bool
     color: tuple[int, int, int]
+
+
+def class_names(categories: Sequence[Category]) -> list[str]:
+    """Their names, made unique with the data set's id where two share one."""
+    count = Counter(category.name for category in categories)
+    return [c.name if count[c.name] == 1 else f"{c.name} ({c.id})" for c in categories]
 
 
 @dataclass(frozen=True, kw_only=True)

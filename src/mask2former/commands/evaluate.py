@@ -17,9 +17,8 @@ from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.dataset import Dataset
 from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes
-from mask2former.evaluation.evaluator import class_names
 from mask2former.inference.postprocess import TASKS, Task
-from mask2former.structures import Category
+from mask2former.structures import Category, class_names
 from mask2former.training.evaluate import evaluate
 
 HEADLINES = (

@@ -14,13 +14,12 @@ from jaxtyping import Float
 from mask2former.evaluation.evaluator import (
     ImageId,
     check_sample,
-    class_names,
     missing_task,
     remember,
     render_full,
 )
 from mask2former.masks import encode_rle
-from mask2former.structures import Category, Sample, Segmentation
+from mask2former.structures import Category, Sample, Segmentation, class_names
 
 AREAS: dict[str, tuple[float, float]] = {  # pixels of area, COCO's
     "all": (0, 1e5**2),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
@@ -142,12 +141,6 @@ def check_sample(
 
 def missing_task(sample: Sample, task: str) -> ValueError:
     return ValueError(f"{sample.name}: the result has no {task} part; ask the segmenter for it")
-
-
-def class_names(categories: Sequence[Category]) -> list[str]:
-    """Their names, made unique with the data set's id where two share one."""
-    count = Counter(category.name for category in categories)
-    return [c.name if count[c.name] == 1 else f"{c.name} ({c.id})" for c in categories]
 
 
 def _pixels(size: tuple[int, ...]) -> str:

@@ -11,13 +11,12 @@ from jaxtyping import Int64
 from mask2former.evaluation.evaluator import (
     ImageId,
     check_sample,
-    class_names,
     missing_task,
     remember,
     render_full,
     void_of,
 )
-from mask2former.structures import Category, Sample, Segmentation
+from mask2former.structures import Category, Sample, Segmentation, class_names
 
 IGNORE = -1
 

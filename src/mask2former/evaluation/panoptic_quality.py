@@ -22,13 +22,12 @@ from PIL import Image
 from mask2former.evaluation.evaluator import (
     ImageId,
     check_sample,
-    class_names,
     missing_task,
     remember,
     render_full,
     void_of,
 )
-from mask2former.structures import Category, Sample, Segmentation
+from mask2former.structures import Category, Sample, Segmentation, class_names
 
 SIZES = ("small", "medium", "large")
 SIZE_EDGES = (32, 96)  # pixels of sqrt(area) at which medium and large begin

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Int32
+from jaxtyping import Bool, Float32, Int32
 
 from mask2former.inference.writers import encode_image, label_map
 from mask2former.masks import box_of_mask, colors_of_ids, decode_rle, ids_of_colors
@@ -23,6 +23,7 @@ from mask2former.structures import (
     Segment,
     Segmentation,
     Semantic,
+    class_names,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def to_supervision(result: Instances | Panoptic) -> Detections:
         labels = torch.tensor([s.label for s in result.segments], dtype=torch.int64)
         scores = torch.tensor([s.score for s in result.segments], dtype=torch.float32)
         data = {"segment_id": np.array([s.id for s in result.segments], np.int64)}
-        boxes = np.array([box_of_mask(mask) for mask in masks], np.float32).reshape(-1, 4)
+        boxes = _boxes(masks)
     class_ids = labels.cpu().numpy()
     names = np.array([result.categories[label].name for label in class_ids.tolist()], str)
     return Detections(
@@ -99,7 +100,7 @@ def from_supervision(
     masks = torch.from_numpy(np.ascontiguousarray(np.asarray(detections.mask, bool)))
     if masks.shape[1:] != size:
         raise ValueError(f"the masks measure {list(masks.shape[1:])}, the image {list(size)}")
-    boxes = np.array([box_of_mask(mask) for mask in masks.numpy()], np.float32).reshape(-1, 4)
+    boxes = _boxes(masks.numpy())
     return Instances(
         masks=masks[order],
         scores=scores[order],
@@ -157,7 +158,7 @@ def to_datasets(results: Iterable[Segmentation], categories: Sequence[Category])
         import datasets
     except ImportError as error:
         raise _missing("datasets") from error
-    category = datasets.ClassLabel(names=_unique_names(categories))
+    category = datasets.ClassLabel(names=class_names(categories))
     rle = {"size": datasets.List(datasets.Value("int32")), "counts": datasets.Value("string")}
     features = datasets.Features(
         {
@@ -193,7 +194,7 @@ def from_datasets(dataset: Dataset, categories: Sequence[Category]) -> Iterator[
     """The results of a dataset that `to_datasets` made, one at a time."""
     kept = tuple(categories)
     names = dataset.features["objects"].feature["category"].names
-    if names != _unique_names(kept):
+    if names != class_names(kept):
         raise ValueError(
             f"the dataset was made with the categories {', '.join(names[:10])}"
             f"{' ...' if len(names) > 10 else ''}; pass these, in this order"
@@ -284,12 +285,8 @@ def _panoptic(row: dict[str, Any], categories: tuple[Category, ...]) -> Panoptic
     )
 
 
-def _unique_names(categories: Sequence[Category]) -> list[str]:
-    names = [category.name for category in categories]
-    return [
-        n if names.count(n) == 1 else f"{n} ({c.id})"
-        for n, c in zip(names, categories, strict=True)
-    ]
+def _boxes(masks: Bool[np.ndarray, "N H W"]) -> Float32[np.ndarray, "N 4"]:
+    return np.array([box_of_mask(mask) for mask in masks], np.float32).reshape(-1, 4)
 
 
 def _check_labels(labels: Sequence[int], categories: Sequence[Category]) -> None:

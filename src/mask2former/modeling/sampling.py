@@ -7,7 +7,7 @@ everything to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -20,6 +20,9 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+# Torch 2.6 may only know the wider question; an export is a compilation, too.
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 Shapes = Sequence[tuple[int, int]]  # (height, width) of each level
 
@@ -141,7 +144,7 @@ def sample(
     `value` holds the levels one after the other (S tokens) for M heads, `positions` are x and y as
     `Grid` counts them; outside the maps there are zeros.
     """
-    if value.device.type == "cuda" and not torch.compiler.is_exporting() and has_triton():
+    if value.device.type == "cuda" and not is_exporting() and has_triton():
         from mask2former.modeling.sampling_triton import FusedSample
 
         fused: Tensor = FusedSample.apply(value, grid, positions, weights)  # type: ignore[no-untyped-call]
@@ -218,19 +221,20 @@ class Bags(torch.autograd.Function):
         for_value, _, for_positions, for_weights = ctx.needs_input_grad
         gradient = gradients[0].reshape(-1, value.shape[-1])
         corners = Corners(grid, positions)
+        all_rows, offsets = corners.rows()
         value_gradient = position_gradient = weight_gradient = None
         if for_value:
             table = value.new_zeros(len(value), grid.cells, *value.shape[2:])
             flat = table.view(-1, value.shape[-1])
-            for rows, beside, share in zip(*corners.rows(), corners.shares(weights), strict=True):
+            for rows, beside, share in zip(all_rows, offsets, corners.shares(weights), strict=True):
                 below = flat[beside:]
                 below += scatter_rows(gradient, rows, share.view(rows.shape), len(below))
             value_gradient = torch.cat([x.flatten(1, 2) for x in grid.insides(table)], 1)
         if for_positions or for_weights:
             table = grid.table(value).view(-1, value.shape[-1])
             here, right, below, diagonal = (
-                row_dots(gradient, table[beside:], rows).view(weights.shape).to(positions.dtype)
-                for rows, beside in zip(*corners.rows(), strict=True)
+                dots.view(weights.shape).to(positions.dtype)
+                for dots in row_dots(gradient, table, all_rows, offsets)
             )
             top, bottom = torch.lerp(here, right, corners.x), torch.lerp(below, diagonal, corners.x)
             weight_gradient = torch.lerp(top, bottom, corners.y).to(weights.dtype)
@@ -291,14 +295,21 @@ def scatter_rows(
 
 
 def row_dots(
-    gradient: Float[Tensor, "bags c"], table: Float[Tensor, "R c"], rows: Int[Tensor, "bags n"]
-) -> Float[Tensor, "bags n"]:
-    """The dot product of each bag's gradient with every row of the bag."""
-    bags, n = rows.shape
-    starts = torch.arange(0, bags * n, n, dtype=rows.dtype)
-    bag_of = torch.arange(bags, dtype=rows.dtype).repeat_interleave(n)
+    gradient: Float[Tensor, "bags c"],
+    table: Float[Tensor, "R c"],
+    all_rows: Sequence[Int[Tensor, "bags n"]],
+    offsets: Sequence[int],
+) -> Iterator[Float[Tensor, "bags n"]]:
+    """The dot products of each bag's gradient with every row of the bag, for each set of rows.
+
+    An offset is how far beyond them its rows lie in the table.
+    """
+    bags, n = all_rows[0].shape
+    starts = torch.arange(0, bags * n, n, dtype=torch.int32)
+    bag_of = torch.arange(bags, dtype=torch.int32).repeat_interleave(n)
     wide = torch.promote_types(gradient.dtype, torch.float32)  # torch has no kernel for bf16
-    dots: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        gradient.to(wide), table.to(wide), rows.flatten(), starts, bag_of, 0
-    ).view(bags, n)
-    return dots
+    gradient, table = gradient.to(wide), table.to(wide)
+    for rows, beside in zip(all_rows, offsets, strict=True):
+        yield torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            gradient, table[beside:], rows.flatten(), starts, bag_of, 0
+        )

@@ -107,7 +107,8 @@ def _load_checkpoint(path: Path, classes: str | tuple[str, ...] | None) -> Mask2
         config = infer.config_of(tensors, path, classes=classes)
         named = None if classes else mmdetection.class_names(content)
         if named is not None:
-            config = replace(config, categories=infer.categories_of_meta(config, *named, path))
+            categories = infer.categories_of_meta(len(config.categories), *named, path)
+            config = replace(config, categories=categories)
     elif exact.exists():
         if classes is not None:
             raise ValueError(f"{exact}: names the classes already; leave 'classes' out")

@@ -61,8 +61,8 @@ class _Inert:
 
 # mmengine's trainings keep their log in the checkpoint: its own class, and what that is pickled by.
 _THEIR_LOG = re.compile(r"mmengine\.logging\.history_buffer\.HistoryBuffer")
-_one_at_a_time = threading.Lock()  # torch's list of what may be loaded is one for all threads
 _LOGS_PARTS = re.compile(r"numpy\..*|(builtins|__builtin__)\.getattr")
+_one_at_a_time = threading.Lock()  # torch's list of what may be loaded is one for all threads
 
 
 def torch_content(path: Path) -> Any:

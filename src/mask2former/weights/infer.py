@@ -99,10 +99,9 @@ def categories_for(
 
 
 def categories_of_meta(
-    config: Mask2FormerConfig, names: tuple[str, ...], stuff: Collection[str], source: Path
+    count: int, names: tuple[str, ...], stuff: Collection[str], source: Path
 ) -> tuple[Category, ...]:
-    """Categories that the checkpoint itself names; ValueError if they are of another number."""
-    count = len(config.categories)
+    """Categories that the checkpoint itself names; ValueError if they are not `count`."""
     if len(names) != count:
         raise ValueError(
             f"{source}: tells {count} classes apart, but its 'meta' names {len(names)}; name them"
