@@ -13,9 +13,10 @@ import torch
 from benchmarks.inference import peer_model, pixels_of
 from benchmarks.measure import Run, command, compare, report, write_json
 from benchmarks.models import write_models
-from mask2former.inference.postprocess import TASKS, segment
+from mask2former.inference.postprocess import segment
 from mask2former.inference.resample import Sizes
 from mask2former.segmenter import Segmenter
+from mask2former.structures import TASKS
 
 
 def ours_postprocessing(folder: Path) -> Run:

@@ -23,14 +23,13 @@ from mask2former.commands.options import Demo
 from mask2former.data.scenes import Scenes
 from mask2former.evaluation.evaluator import render_full
 from mask2former.evaluation.panoptic_quality import PanopticQuality
-from mask2former.inference.postprocess import TASKS
 from mask2former.inference.visualize import (
     contact_sheet,
     draw_instances,
     draw_panoptic,
     draw_semantic,
 )
-from mask2former.structures import Category, Panoptic, Sample, Segment, Segmentation
+from mask2former.structures import TASKS, Category, Panoptic, Sample, Segment, Segmentation
 from mask2former.training.evaluate import check_categories, evaluators
 from mask2former.training.trainer import summary
 

@@ -12,13 +12,15 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mask2former.archive import ZipPath
+
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_image(
-    source: str | Path | bytes, *, apply_orientation: bool = True
+    source: str | Path | ZipPath | bytes, *, apply_orientation: bool = True
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Read an image file, or its bytes, as RGB.
 
@@ -29,12 +31,15 @@ def read_image(
     Raises FileNotFoundError if there is no such file, ValueError if it cannot be read.
     """
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes):
-        if not Path(source).exists():
+    if isinstance(source, bytes):
+        content = source
+    else:
+        path = Path(source) if isinstance(source, str) else source
+        if not path.exists():
             raise FileNotFoundError(f"{name}: there is no such file; check the path")
-        if Path(source).is_dir():
+        if path.is_dir():
             raise ValueError(f"{name}: is a folder, not an image; find_images lists its images")
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        content = path.read_bytes()
     if not content:
         raise ValueError(f"{name}: is empty; restore it from its origin or remove it")
     try:

@@ -23,11 +23,11 @@ from mask2former.imaging import (
     shortest_side_size,
     stretch_contrast,
 )
-from mask2former.inference.postprocess import TASKS, Task, segment
+from mask2former.inference.postprocess import segment
 from mask2former.inference.resample import Sizes
 from mask2former.inference.tiling import Mosaic, Tiling, release, tiles_of
 from mask2former.modeling.mask2former import Mask2Former
-from mask2former.structures import Category, LargeSegmentation, Output, Segmentation
+from mask2former.structures import TASKS, Category, LargeSegmentation, Output, Segmentation, Task
 from mask2former.weights import load
 
 CONTRAST_PIXELS = 1 << 22  # that a large image's percentiles are taken of

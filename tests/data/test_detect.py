@@ -52,7 +52,7 @@ def test_panoptic_layouts(tmp_path: Path, pngs: str, images: str) -> None:
 def test_task_chooses_the_file(tmp_path: Path) -> None:
     write_split(tmp_path, json_file="annotations/instances_train.json", images="images/train")
     assert isinstance(open_dataset(tmp_path, "train"), CocoInstances)
-    with pytest.raises(ValueError, match=r"holds instances only.*task=\"instance\""):
+    with pytest.raises(ValueError, match=r"holds COCO instances, .*task='instance'"):
         open_dataset(tmp_path, "train", task="panoptic")
     write_split(
         tmp_path,
@@ -78,7 +78,7 @@ def test_splits_in_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no split 'test', only train, valid"):
         open_dataset(tmp_path, "test")
     assert isinstance(open_dataset(tmp_path / "train"), CocoInstances)
-    with pytest.raises(ValueError, match="holds instances only"):
+    with pytest.raises(ValueError, match="cannot serve the task 'panoptic'"):
         open_dataset(tmp_path / "train", task="panoptic")
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mask2former.inference import resample
-from mask2former.inference.postprocess import Sizes, Task, instance, panoptic, segment, semantic
-from mask2former.structures import Category, View
+from mask2former.inference.postprocess import Sizes, instance, panoptic, segment, semantic
+from mask2former.structures import Category, Task, View
 
 CATEGORIES = tuple(
     Category(id=10 * i, name=f"class {i}", is_thing=i < 3, color=(40 * i, 0, 0)) for i in range(5)

@@ -13,10 +13,10 @@ import torch
 
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig
 from mask2former.inference import tiling
-from mask2former.inference.postprocess import TASKS
 from mask2former.inference.tiling import Mosaic, Tile, Tiling, tiles_of
 from mask2former.segmenter import Segmenter
 from mask2former.structures import (
+    TASKS,
     Instances,
     LargeSegmentation,
     Panoptic,

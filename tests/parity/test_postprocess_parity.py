@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mask2former.inference.postprocess import TASKS, Sizes, instance, panoptic, segment, semantic
-from mask2former.structures import Category, Instances, View
+from mask2former.inference.postprocess import Sizes, instance, panoptic, segment, semantic
+from mask2former.structures import TASKS, Category, Instances, View
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 pytestmark = pytest.mark.skipif(

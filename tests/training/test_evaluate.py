@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig
-from mask2former.inference.postprocess import TASKS
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.presets.compact import compact_model
 from mask2former.segmenter import Segmenter
-from mask2former.structures import View
+from mask2former.structures import TASKS, View
 from mask2former.training.evaluate import evaluate
 
 DATA = Scenes(length=5, config=ScenesConfig(size=64, min_things=2, max_things=4, max_size=24))

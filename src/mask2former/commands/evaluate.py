@@ -17,7 +17,6 @@ from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.dataset import Dataset
 from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes
-from mask2former.inference.postprocess import TASKS, Task
 from mask2former.structures import Category, class_names
 from mask2former.training.evaluate import evaluate
 
@@ -41,7 +40,7 @@ def measure(options: Evaluate) -> dict[str, float]:
     things_only = all(category.is_thing for category in segmenter.categories)
     dataset = open_data(options, things_only)
     groups = read_groups(dataset, options.group_by) if options.group_by else {}
-    tasks: tuple[Task, ...] = options.task or (("instance",) if things_only else TASKS)
+    tasks = options.task or dataset.tasks
     console = Console(highlight=False)
     figures = evaluate(
         segmenter, dataset, tasks, groups=groups or None, progress=console.is_terminal

@@ -21,11 +21,10 @@ from rich.progress import (
 from mask2former.commands.loading import load_segmenter
 from mask2former.commands.options import Predict
 from mask2former.imaging import find_images, read_image
-from mask2former.inference.postprocess import TASKS, Task
 from mask2former.inference.tiling import Tiling
 from mask2former.inference.writers import ResultWriter, instances_of
 from mask2former.segmenter import Segmenter
-from mask2former.structures import LargeSegmentation, Segmentation
+from mask2former.structures import TASKS, LargeSegmentation, Segmentation, Task
 
 Result = Segmentation | LargeSegmentation
 Image = UInt8[np.ndarray, "H W 3"]

@@ -10,7 +10,7 @@ from rich.table import Table
 from mask2former.commands.loading import load_segmenter
 from mask2former.commands.options import Verify
 from mask2former.data.detect import open_dataset
-from mask2former.inference.postprocess import TASKS, Task
+from mask2former.structures import TASKS, Task
 from mask2former.training.evaluate import evaluate
 from mask2former.weights.released import Released, released_models
 

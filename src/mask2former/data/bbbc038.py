@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image, UnidentifiedImageError
 
+from mask2former.archive import AnyPath, any_path, relative
 from mask2former.data.dataset import generated_color
-from mask2former.imaging import find_images, read_image
+from mask2former.data.format import NO_SPLIT, Format
+from mask2former.imaging import SUFFIXES, read_image
 from mask2former.masks import EncodedMasks, encode_rle
-from mask2former.structures import Category, Sample
+from mask2former.structures import TASKS, Category, Sample, Task
 
 
 class Bbbc038:
@@ -22,9 +24,9 @@ class Bbbc038:
 
     categories: tuple[Category, ...]
 
-    def __init__(self, folder: str | Path, *, background: bool = False) -> None:
+    def __init__(self, folder: str | AnyPath, *, background: bool = False) -> None:
         """List the images; raises ValueError if there are none, or one has no masks folder."""
-        self.folder, self.background = Path(folder), background
+        self.folder, self.background = any_path(folder), background
         self._entries = sorted(e for e in self.folder.iterdir() if (e / "images").is_dir())
         if not self._entries:
             raise ValueError(
@@ -40,13 +42,14 @@ class Bbbc038:
         nucleus = Category(id=1, name="nucleus", is_thing=True, color=generated_color(0))
         stuff = Category(id=2, name="background", is_thing=False, color=generated_color(1))
         self.categories = (nucleus, stuff) if background else (nucleus,)
+        self.tasks: tuple[Task, ...] = TASKS if background else ("instance",)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Sample:
         entry = self._entries[index]
-        files = find_images(entry / "images")
+        files = [f for f in (entry / "images").iterdir() if f.suffix.lower() in SUFFIXES]
         if len(files) != 1:
             raise ValueError(f"{entry / 'images'}: holds {len(files)} images; leave only one there")
         image = read_image(files[0])
@@ -68,18 +71,20 @@ class Bbbc038:
             masks=EncodedMasks(size, masks),
             is_crowd=np.zeros(len(masks), bool),
             image_id=entry.name,
-            name=str(files[0].relative_to(self.folder)),
+            name=str(relative(files[0], self.folder)),
         )
 
 
-def is_bbbc038(folder: Path) -> bool:
+def is_bbbc038(folder: AnyPath) -> bool:
     """Whether a subfolder holds an image and masks in this layout."""
-    return any((e / "images").is_dir() and (e / "masks").is_dir() for e in folder.iterdir())
+    return folder.is_dir() and any(
+        (e / "images").is_dir() and (e / "masks").is_dir() for e in folder.iterdir()
+    )
 
 
-def _read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+def _read_mask(path: AnyPath, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
             mask: Bool[np.ndarray, "H W"] = np.asarray(image.convert("L")) != 0
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: this mask cannot be read: {error}; restore it") from error
@@ -89,3 +94,23 @@ def _read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
             f" has height {size[0]}, width {size[1]}; restore the mask of this image"
         )
     return mask
+
+
+def _splits(folder: AnyPath) -> tuple[str, ...]:
+    if is_bbbc038(folder):
+        return (NO_SPLIT,)
+    return tuple(sorted(sub.name for sub in folder.iterdir() if is_bbbc038(sub)))
+
+
+def _open(folder: AnyPath, split: str, task: Task) -> Bbbc038:
+    return Bbbc038(folder / split if split else folder, background=task != "instance")
+
+
+FORMAT = Format(
+    name="bbbc038",
+    title="BBBC038 (Data Science Bowl 2018)",
+    layout=("[<s>/]<image>/images/*.png with <image>/masks/*.png",),
+    tasks=TASKS,
+    splits=_splits,
+    open=_open,
+)

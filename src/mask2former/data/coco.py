@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mask2former.archive import AnyPath, any_path
 from mask2former.data.coco_json import (
     CocoJson,
     annotation_name,
@@ -16,8 +16,9 @@ from mask2former.data.coco_json import (
     unknown_category,
 )
 from mask2former.data.dataset import read_annotated_image, require_file
+from mask2former.data.format import NO_SPLIT, Format, first_existing, folder_of, names_matching
 from mask2former.masks import EncodedMasks, Polygons, Rle, check_polygons
-from mask2former.structures import Category, Sample
+from mask2former.structures import Category, Sample, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,13 +37,14 @@ class CocoInstances:
     """
 
     categories: tuple[Category, ...]
+    tasks: tuple[Task, ...] = ("instance",)
 
-    def __init__(self, annotations_json: str | Path, images_dir: str | Path) -> None:
+    def __init__(self, annotations_json: str | AnyPath, images_dir: str | AnyPath) -> None:
         """Read and check the annotations; images and encodings are read when asked for.
 
         Raises FileNotFoundError or ValueError naming the file, the record and the cure.
         """
-        self.path, self.images_dir = Path(annotations_json), Path(images_dir)
+        self.path, self.images_dir = any_path(annotations_json), any_path(images_dir)
         content = read_coco_json(self.path, "instance")
         self.categories = content.categories
         self._images = tuple(content.images.values())
@@ -125,3 +127,38 @@ def _read_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle | Polygo
     except ValueError as error:
         raise ValueError(f"segmentation: {error}") from None
     return [np.asarray(polygon, np.float32) for polygon in segmentation]  # a tenth of the memory
+
+
+# --- the layouts it lies in -------------------------------------------------------------------
+
+IMAGES = ("images/<s>", "<s>", "images")
+_JSON = ("annotations/instances_<s>.json", "<s>/_annotations.coco.json")
+_ALONE = ("_annotations.coco.json", "annotations.json")  # images are named from the folder
+
+
+def _splits(folder: AnyPath) -> tuple[str, ...]:
+    named = {name for pattern in _JSON for name in names_matching(folder, pattern)}
+    if named:
+        return tuple(sorted(named))
+    return (NO_SPLIT,) if first_existing(folder, _ALONE) else ()
+
+
+def _open(folder: AnyPath, split: str, task: Task) -> CocoInstances:
+    alone = first_existing(folder, _ALONE) if split == NO_SPLIT else None
+    if alone is not None:
+        return CocoInstances(alone, folder)
+    file = first_existing(folder, _JSON, split)
+    assert file is not None, "a split that _splits found has its file"
+    in_split = file.parent == folder / split
+    images = file.parent if in_split else folder_of(file, folder, IMAGES, split, "images")
+    return CocoInstances(file, images)
+
+
+FORMAT = Format(
+    name="coco",
+    title="COCO instances",
+    layout=(*_JSON, *_ALONE),
+    tasks=("instance",),
+    splits=_splits,
+    open=_open,
+)

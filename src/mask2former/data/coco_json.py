@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from mask2former.archive import AnyPath
 from mask2former.data.dataset import generated_color
 from mask2former.structures import Category
 
@@ -29,7 +29,7 @@ class ImageRecord:
 class CocoJson:
     """A checked file; `annotations` are as they stand in it, each of a known image."""
 
-    path: Path
+    path: AnyPath
     categories: tuple[Category, ...]  # by ascending id
     images: dict[int | str, ImageRecord]
     annotations: list[dict[str, Any]]
@@ -40,7 +40,7 @@ class CocoJson:
         return {category.id: label for label, category in enumerate(self.categories)}
 
 
-def read_coco_json(path: Path, kind: Kind) -> CocoJson:
+def read_coco_json(path: AnyPath, kind: Kind) -> CocoJson:
     """Read and check all that instance and panoptic files share.
 
     Raises FileNotFoundError if there is no such file, ValueError if it is malformed.
@@ -80,7 +80,7 @@ def unknown_category(category_id: object, categories: Sequence[Category]) -> str
     )
 
 
-def raise_problems(path: Path, problems: Sequence[str]) -> None:
+def raise_problems(path: AnyPath, problems: Sequence[str]) -> None:
     """Raise ValueError that tells the first few problems of a file, if there are any."""
     if not problems:
         return
@@ -90,7 +90,7 @@ def raise_problems(path: Path, problems: Sequence[str]) -> None:
     raise ValueError("\n".join(lines))
 
 
-def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _load(path: AnyPath) -> dict[str, list[dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such annotation file; check the path")
     try:
@@ -111,7 +111,7 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _check_kind(path: Path, annotations: list[dict[str, Any]], kind: Kind) -> None:
+def _check_kind(path: AnyPath, annotations: list[dict[str, Any]], kind: Kind) -> None:
     for annotation in annotations[:1]:
         is_panoptic = "segments_info" in annotation
         if is_panoptic and kind == "instance":

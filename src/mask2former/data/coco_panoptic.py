@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 from PIL import Image, UnidentifiedImageError
 
+from mask2former.archive import AnyPath, any_path
+from mask2former.data.coco import IMAGES
 from mask2former.data.coco_json import (
     CocoJson,
     ImageRecord,
@@ -19,9 +21,11 @@ from mask2former.data.coco_json import (
     read_coco_json,
     unknown_category,
 )
-from mask2former.data.dataset import read_annotated_image, require_file
+from mask2former.data.dataset import Dataset, read_annotated_image, require_file
+from mask2former.data.format import Format, first_existing, folder_of, names_matching
+from mask2former.data.semantic_view import SemanticView
 from mask2former.masks import IdMapMasks, ids_of_colors
-from mask2former.structures import Category, Sample
+from mask2former.structures import TASKS, Category, Sample, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +49,9 @@ class CocoPanoptic:
 
     def __init__(
         self,
-        annotations_json: str | Path,
-        png_dir: str | Path,
-        images_dir: str | Path,
+        annotations_json: str | AnyPath,
+        png_dir: str | AnyPath,
+        images_dir: str | AnyPath,
         *,
         things_only: bool = False,
     ) -> None:
@@ -55,8 +59,8 @@ class CocoPanoptic:
 
         Raises FileNotFoundError or ValueError naming the file, the record and the cure.
         """
-        self.path, self.png_dir = Path(annotations_json), Path(png_dir)
-        self.images_dir = Path(images_dir)
+        self.path, self.png_dir = any_path(annotations_json), any_path(png_dir)
+        self.images_dir = any_path(images_dir)
         content = read_coco_json(self.path, "panoptic")
         self._records = _read_records(content)
         for record in self._records[:1]:  # a wrong folder shows at once
@@ -69,6 +73,7 @@ class CocoPanoptic:
             if category.is_thing or not things_only
         ]
         self.categories = tuple(content.categories[label] for label in kept)
+        self.tasks: tuple[Task, ...] = ("instance",) if things_only else TASKS
         self._new_label = {label: new for new, label in enumerate(kept)}
 
     def __len__(self) -> int:
@@ -147,11 +152,11 @@ def _segment_problems(
     return problems
 
 
-def _read_png(path: Path, size: tuple[int, int], record: str) -> Int32[np.ndarray, "H W"]:
+def _read_png(path: AnyPath, size: tuple[int, int], record: str) -> Int32[np.ndarray, "H W"]:
     """The segment ids of a PNG: red + 256 green + 65536 blue."""
     require_file(path, record)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
             mode, pixels = image.mode, np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{record}: its PNG {path} cannot be read: {error}; restore it") from error
@@ -182,3 +187,35 @@ def _check_ids(id_map: Int32[np.ndarray, "H W"], ids: Sequence[int], record: str
             f"{record}: segment {missing} of 'segments_info' has no pixel in the PNG; drop the"
             " segment or restore the PNG"
         )
+
+
+# --- the layout it lies in --------------------------------------------------------------------
+
+_JSON = "annotations/panoptic_<s>.json"
+_PNGS = ("annotations/panoptic_<s>", "panoptic/<s>", "panoptic_<s>")
+
+
+def _splits(folder: AnyPath) -> tuple[str, ...]:
+    return tuple(sorted(names_matching(folder, _JSON)))
+
+
+def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
+    file = first_existing(folder, (_JSON,), split)
+    assert file is not None, "a split that _splits found has its file"
+    dataset = CocoPanoptic(
+        file,
+        folder_of(file, folder, _PNGS, split, "PNGs"),
+        folder_of(file, folder, IMAGES, split, "images"),
+        things_only=task == "instance",
+    )
+    return SemanticView(dataset) if task == "semantic" else dataset
+
+
+FORMAT = Format(
+    name="coco-panoptic",
+    title="COCO panoptic",
+    layout=(_JSON,),
+    tasks=TASKS,
+    splits=_splits,
+    open=_open,
+)

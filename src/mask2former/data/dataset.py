@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import colorsys
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former.archive import AnyPath
 from mask2former.imaging import read_image
-from mask2former.structures import Category, Sample
+from mask2former.structures import Category, Sample, Task
 
 
 class Dataset(Protocol):
@@ -18,6 +18,10 @@ class Dataset(Protocol):
 
     @property
     def categories(self) -> tuple[Category, ...]: ...
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What its annotation can measure: panoptic segments all three, others their own alone."""
 
     def __len__(self) -> int: ...
 
@@ -34,6 +38,10 @@ class First:
     @property
     def categories(self) -> tuple[Category, ...]:
         return self.dataset.categories
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return self.dataset.tasks
 
     def __len__(self) -> int:
         return self.count
@@ -52,7 +60,7 @@ def generated_color(index: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def require_file(path: Path, record: str) -> None:
+def require_file(path: AnyPath, record: str) -> None:
     """Raise FileNotFoundError if the file that a record names is missing."""
     if not path.is_file():
         raise FileNotFoundError(
@@ -62,7 +70,7 @@ def require_file(path: Path, record: str) -> None:
 
 
 def read_annotated_image(
-    path: Path, size: tuple[int, int], record: str
+    path: AnyPath, size: tuple[int, int], record: str
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Read the image of an annotation `record`, which says that its size is (H, W).
 

@@ -29,7 +29,7 @@ from mask2former.data.scenes_layout import (
 )
 from mask2former.data.scenes_paint import paint
 from mask2former.masks import IdMapMasks, encode_rle
-from mask2former.structures import Category, Sample
+from mask2former.structures import TASKS, Category, Sample, Task
 
 _COLORS = (
     (230, 57, 70),
@@ -54,6 +54,7 @@ class Scenes:
     """`length` scenes of an endless row; scene `i` depends on `seed` and `i` alone."""
 
     categories = CATEGORIES
+    tasks: tuple[Task, ...] = TASKS
 
     def __init__(
         self, *, length: int = 1000, seed: int = 0, config: ScenesConfig | None = None

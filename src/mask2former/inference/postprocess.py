@@ -10,7 +10,7 @@ Everything is computed in float32; results stay on the device of the logits.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,17 +19,16 @@ from torch import Tensor
 from mask2former.inference.resample import Axis, Size, blocks, upsampled
 from mask2former.inference.resample import Sizes as Sizes
 from mask2former.structures import (
+    TASKS,
     Category,
     Instances,
     Panoptic,
     Segment,
     Segmentation,
     Semantic,
+    Task,
     View,
 )
-
-Task = Literal["panoptic", "instance", "semantic"]
-TASKS: tuple[Task, ...] = get_args(Task)
 
 
 def panoptic(

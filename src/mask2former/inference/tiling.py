@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
-from mask2former.inference.postprocess import Task
 from mask2former.structures import (
     Category,
     LargeSegmentation,
@@ -27,6 +26,7 @@ from mask2former.structures import (
     Segment,
     Segmentation,
     Semantic,
+    Task,
 )
 
 IN_MEMORY = 1 << 26  # pixels; maps that are larger lie in a temporary file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from mask2former.data.dataset import Dataset, First
@@ -13,17 +12,19 @@ from mask2former.data.scenes_layout import ScenesConfig
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
+from mask2former.structures import Task
 from mask2former.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData:
-    """A data set on disk, in any of the formats that `open_dataset` knows."""
+    """A data set on disk, a folder or a zip file, in any format that `open_dataset` knows."""
 
     folder: str
     train: str = "train"
     val: str = "val"
-    task: Literal["panoptic", "instance"] | None = None
+    task: Task | None = None  # the richest that its annotation allows
+    format: str | None = None  # its name, where the folder could be two
     limit: int | None = None  # take the first so many images of each split only
 
     def open_train(self) -> Dataset:
@@ -33,7 +34,7 @@ class FolderData:
         return self._open(self.val)
 
     def _open(self, split: str) -> Dataset:
-        dataset = open_dataset(Path(self.folder), split, task=self.task)
+        dataset = open_dataset(self.folder, split, task=self.task, format=self.format)
         return dataset if self.limit is None else First(dataset, self.limit)
 
 

@@ -12,9 +12,8 @@ from mask2former.evaluation.average_precision import AveragePrecision
 from mask2former.evaluation.evaluator import Evaluator, Grouped, merge_across_ranks
 from mask2former.evaluation.mean_iou import MeanIoU
 from mask2former.evaluation.panoptic_quality import PanopticQuality
-from mask2former.inference.postprocess import Task
 from mask2former.segmenter import Segmenter
-from mask2former.structures import Category
+from mask2former.structures import Category, Task
 
 
 def evaluators(
@@ -48,6 +47,12 @@ def evaluate(
     figures of all. ValueError if the data set's classes are not the model's, in the model's order.
     """
     check_categories(segmenter.categories, dataset.categories)
+    for task in tasks:
+        if task not in dataset.tasks:
+            raise ValueError(
+                f"the annotation cannot measure the task {task!r}, only"
+                f" {', '.join(dataset.tasks)}; leave it out, or give panoptic annotation"
+            )
     view = segmenter.model.config.view
     measuring = evaluators(segmenter.categories, view.max_detections, tasks, groups)
     indices = range(rank(), len(dataset), ranks())

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from mask2former.data.dataset import Dataset
 from mask2former.data.loader import Stream, batches
-from mask2former.inference.postprocess import TASKS, Task
 from mask2former.loss.criterion import Criterion, Losses
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.segmenter import Segmenter
@@ -196,12 +196,10 @@ def weights_to_use(model: Mask2Former, average: Average | None) -> Mask2Former:
 
 
 def evaluate_weights(
-    model: Mask2Former, average: Average | None, validation: Any
+    model: Mask2Former, average: Average | None, validation: Dataset
 ) -> dict[str, float]:
-    tasks: tuple[Task, ...] = TASKS
-    if all(category.is_thing for category in model.config.categories):
-        tasks = ("instance",)
-    return evaluate(Segmenter(weights_to_use(model, average)), validation, tasks, progress=False)
+    segmenter = Segmenter(weights_to_use(model, average))
+    return evaluate(segmenter, validation, validation.tasks, progress=False)
 
 
 # --- what is written while it runs --------------------------------------------------------------
