@@ -9,6 +9,8 @@ from mask2former.data.dataset import Dataset, First
 from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes
 from mask2former.data.scenes_layout import ScenesConfig
+from mask2former.data.semantic_view import SemanticView
+from mask2former.data.thing_view import ThingView
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
@@ -46,12 +48,19 @@ class ScenesData:
     seed: int = 1
     val_length: int = 100
     drawing: ScenesConfig = field(default_factory=ScenesConfig)
+    task: Task = "panoptic"  # the others see less of the same annotation
 
     def open_train(self) -> Dataset:
-        return Scenes(length=self.length, seed=self.seed, config=self.drawing)
+        return self._open(self.length, self.seed)
 
     def open_val(self) -> Dataset:
-        return Scenes(length=self.val_length, seed=self.seed + 1, config=self.drawing)
+        return self._open(self.val_length, self.seed + 1)
+
+    def _open(self, length: int, seed: int) -> Dataset:
+        scenes = Scenes(length=length, seed=seed, config=self.drawing)
+        if self.task == "panoptic":
+            return scenes
+        return ThingView(scenes) if self.task == "instance" else SemanticView(scenes)
 
 
 @dataclass(frozen=True, kw_only=True)
