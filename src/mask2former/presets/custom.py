@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mask2former.data.detect import open_dataset
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
@@ -12,7 +11,7 @@ from mask2former.training.config import FolderData, TrainConfig
 
 def custom(folder: str) -> TrainConfig:
     """`folder` is in any format that `open_dataset` knows and has the splits train and val."""
-    categories = open_dataset(folder, "train").categories
+    categories = FolderData(folder=folder).open_train().categories
     stuff = sum(not category.is_thing for category in categories)
     view = View(
         shortest_side=384,

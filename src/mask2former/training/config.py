@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mask2former.data.dataset import Dataset, First
-from mask2former.data.detect import open_dataset
+from mask2former.data.detect import lone_split, open_dataset
+from mask2former.data.holdout import hold_out
 from mask2former.data.scenes import Scenes
 from mask2former.data.scenes_layout import ScenesConfig
 from mask2former.data.semantic_view import SemanticView
@@ -28,6 +29,7 @@ class FolderData:
     task: Task | None = None  # the richest that its annotation allows
     format: str | None = None  # its name, where the folder could be two
     limit: int | None = None  # take the first so many images of each split only
+    holdout: int = 5  # where there is but one split: every so many-th image is validated on
 
     def open_train(self) -> Dataset:
         return self._open(self.train)
@@ -35,8 +37,17 @@ class FolderData:
     def open_val(self) -> Dataset:
         return self._open(self.val)
 
+    @property
+    def divided(self) -> str | None:
+        """The one split that training and validation share, if the data set has no other."""
+        return lone_split(self.folder, self.val, self.format)
+
     def _open(self, split: str) -> Dataset:
-        dataset = open_dataset(self.folder, split, task=self.task, format=self.format)
+        divided = self.divided
+        name = split if divided is None else divided
+        dataset = open_dataset(self.folder, name, task=self.task, format=self.format)
+        if divided is not None and self.train != self.val:
+            dataset = hold_out(dataset, self.holdout)[split == self.val]
         return dataset if self.limit is None else First(dataset, self.limit)
 
 
