@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former.archive import AnyPath, ZipPath, any_path
-from mask2former.data import bbbc038, coco, coco_panoptic
+from mask2former.data import bbbc038, camvid, coco, coco_panoptic, label_maps
 from mask2former.data.dataset import Dataset
 from mask2former.data.format import NO_SPLIT, Format
 from mask2former.structures import Task
 
 # Where several fit, the first is taken: those with the most telling layout stand first.
-FORMATS: tuple[Format, ...] = (coco_panoptic.FORMAT, coco.FORMAT, bbbc038.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    coco_panoptic.FORMAT,
+    coco.FORMAT,
+    camvid.FORMAT,
+    bbbc038.FORMAT,
+    label_maps.FORMAT,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
