@@ -10,6 +10,7 @@ from mask2former.data.class_lists import LISTS, categories_named, class_list, th
 # How many classes, and how many of them are things, as the released models have them.
 COUNTS = {
     "ade20k": (150, 100),
+    "ade20k_full": (847, 0),
     "cityscapes": (19, 8),
     "coco": (133, 80),
     "mapillary": (65, 37),

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former.archive import AnyPath, ZipPath, any_path
-from mask2former.data import bbbc038, camvid, coco, coco_panoptic, label_maps
+from mask2former.data import (
+    ade20k,
+    bbbc038,
+    camvid,
+    cityscapes,
+    coco,
+    coco_panoptic,
+    label_maps,
+    mapillary,
+)
 from mask2former.data.dataset import Dataset
 from mask2former.data.format import NO_SPLIT, Format
 from mask2former.structures import Task
@@ -15,6 +24,9 @@ from mask2former.structures import Task
 FORMATS: tuple[Format, ...] = (
     coco_panoptic.FORMAT,
     coco.FORMAT,
+    *ade20k.FORMATS,
+    *cityscapes.FORMATS,
+    *mapillary.FORMATS,
     camvid.FORMAT,
     bbbc038.FORMAT,
     label_maps.FORMAT,
