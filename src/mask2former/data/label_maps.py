@@ -64,7 +64,7 @@ _SPLIT_LAYOUTS = (  # images, masks
     *(("images/<s>", f"{name}/<s>") for name in ("annotations", "masks", "labels")),
     *(("<s>/images", f"<s>/{name}") for name in ("masks", "labels", "annotations")),
 )
-_BESIDE = "<s>/_classes.csv"  # Roboflow: masks x_mask.png beside their images
+_BESIDE_CLASSES = "_classes.csv"  # Roboflow: masks x_mask.png beside their images
 _WHOLE_LAYOUTS = tuple(("images", name) for name in ("masks", "labels", "annotations"))
 _VOC_IMAGES, _VOC_MASKS, _VOC_LIST = (
     *("JPEGImages", "SegmentationClass"),
@@ -86,7 +86,7 @@ def _places(folder: AnyPath) -> dict[str, Place]:
             )
     layouts = [*_SPLIT_LAYOUTS, ("<s>", "<s>")]
     for images, masks in layouts:
-        pattern = _BESIDE if images == masks else masks
+        pattern = f"<s>/{_BESIDE_CLASSES}" if images == masks else masks
         for name in names_matching(folder, pattern):
             pair = folder / images.replace("<s>", name), folder / masks.replace("<s>", name)
             if name and name not in found and holds_pairs(*pair):
@@ -95,6 +95,8 @@ def _places(folder: AnyPath) -> dict[str, Place]:
         for images, masks in _WHOLE_LAYOUTS:
             if holds_pairs(folder / images, folder / masks):
                 return {NO_SPLIT: (folder / images, folder / masks, None)}
+        if (folder / _BESIDE_CLASSES).is_file() and holds_pairs(folder, folder):
+            return {NO_SPLIT: (folder, folder, None)}
     return found
 
 
@@ -151,7 +153,7 @@ FORMAT = Format(
         "images/<s>/*.jpg with masks/<s>/*.png, or annotations/<s>, labels/<s>",
         "[<s>/]images/*.jpg with [<s>/]masks/*.png, or labels, annotations",
         "JPEGImages/*.jpg with SegmentationClass/*.png and ImageSets/Segmentation/<s>.txt",
-        "<s>/*.jpg with <s>/*_mask.png and <s>/_classes.csv",
+        "[<s>/]*.jpg with [<s>/]*_mask.png and [<s>/]_classes.csv",
     ),
     tasks=("semantic",),
     splits=_splits,
