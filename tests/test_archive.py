@@ -136,7 +136,7 @@ def test_read_in_loader_processes(tmp_path: Path, start: str) -> None:
     loader: DataLoader[torch.Tensor] = DataLoader(
         Contents(paths),  # type: ignore[arg-type]
         batch_size=None,
-        num_workers=2,
+        num_workers=2 if start == "fork" else 1,  # a spawned one imports torch anew
         multiprocessing_context=start,
     )
     read = [bytes(item.tolist()) for item in loader]

@@ -51,6 +51,13 @@ def test_ids_are_unique_where_a_class_is_new() -> None:
     assert found[0] == class_list("coco")[0]
 
 
+def test_a_list_of_names_alone_is_not_asked() -> None:
+    """All of the full ADE20K would be stuff, in colours that are made up."""
+    names = [category.name for category in class_list("ade20k_full")[:9]]
+    assert names[1] == "building, edifice"
+    assert all(c.is_thing for c in categories_named(names[1:2]))
+
+
 def test_names_that_no_benchmark_knows_are_things() -> None:
     found = categories_named(["bolt", "nut", "person"])
     assert [category.name for category in found] == ["bolt", "nut", "person"]

@@ -48,7 +48,9 @@ def full(folder: AnyPath, split: str) -> LabelMaps:
 def panoptic(folder: AnyPath, split: str, *, things_only: bool = False) -> Dataset:
     """150 classes, of which 100 are things; from the prepared files, or else from the original.
 
-    Either way stuff is painted first and objects over it; a thing without an object is void.
+    Either way stuff is painted first and objects over it; a thing without an object is void. Stuff
+    that objects hide wholly is no segment of the original, but an empty one of prepared files,
+    which counts as missed in PQ; published figures are of these.
     """
     images, json = folder / "images" / split, folder / _PANOPTIC.format(_SHORT[split])
     if json.is_file():

@@ -118,10 +118,11 @@ def pair_files(images: AnyPath, masks: AnyPath, stems: Sequence[str] | None = No
     mask_files = _files(masks, MAP_SUFFIXES, endings=images == masks)
     exact = {path.stem: path for path in mask_files}
     by_key = {_key(path.stem, MASK_ENDINGS): path for path in mask_files}
+    beside = set(mask_files) if images == masks else set()
     pairs: dict[str, Pair] = {}
     lacking: list[str] = []
     for image in _files(images, SUFFIXES):
-        if images == masks and image in mask_files:
+        if image in beside:
             continue
         stem = image.stem
         mask = exact.get(stem) if images != masks else None
