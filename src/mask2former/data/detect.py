@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former.archive import AnyPath, ZipPath, any_path
-from mask2former.data import bbbc038, coco, coco_panoptic, labelme, yolo
+from mask2former.data import (
+    ade20k,
+    bbbc038,
+    camvid,
+    cityscapes,
+    coco,
+    coco_panoptic,
+    label_maps,
+    labelme,
+    mapillary,
+    yolo,
+)
 from mask2former.data.dataset import Dataset
 from mask2former.data.format import NO_SPLIT, Format
 from mask2former.structures import Task
@@ -17,7 +28,12 @@ FORMATS: tuple[Format, ...] = (
     coco.FORMAT,
     yolo.FORMAT,
     labelme.FORMAT,
+    *ade20k.FORMATS,
+    *cityscapes.FORMATS,
+    *mapillary.FORMATS,
+    camvid.FORMAT,
     bbbc038.FORMAT,
+    label_maps.FORMAT,
 )
 
 
