@@ -23,12 +23,13 @@ from mask2former.serialization import to_dict
 from mask2former.structures import Batch
 from mask2former.training import checkpoint
 from mask2former.training.config import TrainConfig
-from mask2former.training.evaluate import evaluate
+from mask2former.training.evaluate import check_categories, evaluate
 from mask2former.training.memory import keep_freed_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
 from mask2former.weights import load, load_tensors
 from mask2former.weights.native import save_model
 from mask2former.weights.pretrained import load_backbone
+from mask2former.weights.transfer import transfer
 
 
 def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
@@ -48,6 +49,8 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
         keep_freed_memory()
     torch.manual_seed(config.seed)
     dataset, validation = config.data.open_train(), config.data.open_val()
+    for split in (dataset, validation):
+        check_categories(config.model.categories, split.categories)
     stream = Stream(dataset, config.view, config.model.view, config.seed)
     state = checkpoint.read(folder, config)
     # What it started from is not needed once there is a checkpoint.
@@ -121,7 +124,10 @@ def build_model(config: TrainConfig) -> Mask2Former:
         load_backbone(model, config.backbone_weights)
     if config.initial_weights is not None:
         source = load(config.initial_weights)
-        load_tensors(model, source.state_dict(), config.initial_weights)
+        if config.initial_classes == "by_name":
+            transfer(model, source, config.initial_weights)
+        else:
+            load_tensors(model, source.state_dict(), config.initial_weights)
     return model.train()
 
 
