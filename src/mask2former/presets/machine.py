@@ -11,9 +11,12 @@ import torch
 from mask2former.segmenter import pick_device
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-# Bytes a pixel of a training crop in fp32, of R50 with its 44M parameters: measured at 512x512.
-PIXEL = 7_500
-REFERENCE = 44e6
+# Bytes a pixel of a training crop in fp32: measured for R50 (44M parameters) at 512x512 pixels.
+PIXEL, REFERENCE = 7_500, 44e6
+# How they grow with the parameters: 730 bytes were measured at 3.1M, and Swin-L (216M) was trained
+# by the paper on two crops of 1024x1024 in 32 GB, in mixed precision.
+GROWTH_BELOW, GROWTH_ABOVE = 0.85, 0.6
+MIXED = 0.7  # of that in mixed precision, where pixel decoder and loss stay in fp32
 STATE = 20  # bytes a parameter: weight, gradient, AdamW's two moments, average
 USED = 0.8  # share of the free memory that is planned with
 
@@ -40,8 +43,8 @@ class Machine:
 
     def fitting(self, parameters: int, pixels: int) -> int:
         """How many crops of so many pixels a device can train a model on at once."""
-        # The wider a model the more it keeps of a pixel, but part of that is masks and points.
-        pixel = PIXEL * (parameters / REFERENCE) ** 0.4
+        ratio = parameters / REFERENCE
+        pixel = PIXEL * ratio ** (GROWTH_ABOVE if ratio > 1 else GROWTH_BELOW)
         if self.precision != "32-true":
-            pixel *= 0.7  # the pixel decoder and the loss stay in fp32
+            pixel *= MIXED
         return int((USED * self.memory - STATE * parameters) // (pixel * pixels))
