@@ -89,7 +89,7 @@ def plan_of(
     text = f"{optimizer.rate:g}, backbone x {optimizer.backbone_multiplier:g}"
     choices.append(Choice(what="rate", value=text, reason=why))
 
-    view = test_view(source.config.view, size, seen)
+    view = view_for(source.config.view, size, seen)
     config, changes = model_for(source.config, dataset, view, semantic=semantic)
     choices += changes
     if batch // machine.devices < FEWEST_FOR_NORMS and _trains_norms(config):
@@ -213,7 +213,7 @@ def optimizer_for(parameters: int, steps: int) -> tuple[OptimizerConfig, str]:
     return large, "the paper's, falling as a cosine: the backbone is pre-trained"
 
 
-def test_view(view: View, size: int, seen: Survey) -> View:
+def view_for(view: View, size: int, seen: Survey) -> View:
     """The source's reading of its answers, at another size."""
     ratio = max(view.longest_side / view.shortest_side, min(seen.aspect, 3.0))
     detections = max(view.max_detections, round(1.5 * seen.most_objects))
