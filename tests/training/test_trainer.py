@@ -264,13 +264,6 @@ def test_training_starts_from_a_model_of_other_classes(tmp_path: Path) -> None:
     assert torch.equal(head.class_logits.weight[[3, 4]], source.class_logits.weight[[2, -1]])
 
 
-def test_other_classes_than_the_data_has_are_found_before_the_first_step(tmp_path: Path) -> None:
-    config = replace(CONFIG, model=replace(CONFIG.model, categories=tiny.categories(3)))
-    with pytest.raises(ValueError, match=r"the model knows 3 classes, the data set has 11"):
-        train(config, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_average_moves_by_its_decay_and_faster_when_young() -> None:
     model = tiny.model()
     average = Average(model, 0.9)

@@ -23,7 +23,7 @@ from mask2former.serialization import to_dict
 from mask2former.structures import Batch
 from mask2former.training import checkpoint
 from mask2former.training.config import TrainConfig
-from mask2former.training.evaluate import check_categories, evaluate
+from mask2former.training.evaluate import evaluate
 from mask2former.training.memory import keep_freed_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
 from mask2former.weights import load, load_tensors
@@ -49,8 +49,6 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
         keep_freed_memory()
     torch.manual_seed(config.seed)
     dataset, validation = config.data.open_train(), config.data.open_val()
-    for split in (dataset, validation):
-        check_categories(config.model.categories, split.categories)
     stream = Stream(dataset, config.view, config.model.view, config.seed)
     state = checkpoint.read(folder, config)
     # What it started from is not needed once there is a checkpoint.
