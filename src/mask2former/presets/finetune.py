@@ -14,9 +14,9 @@ from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
 from mask2former.modeling.resnet import ResNetConfig
-from mask2former.presets.machine import Machine
 from mask2former.structures import View
 from mask2former.training.config import FolderData, TrainConfig
+from mask2former.training.machine import Machine
 from mask2former.training.optimizer import OptimizerConfig
 from mask2former.weights import load
 from mask2former.weights.transfer import matches

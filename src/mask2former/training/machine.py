@@ -34,8 +34,10 @@ class Machine:
     def here(cls) -> Machine:
         kind = pick_device("auto").type
         if kind != "cuda":
-            pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            return cls(kind=kind, memory=pages // 2)  # others are at home here, too
+            memory = 2**34  # where the system does not say
+            if hasattr(os, "sysconf"):
+                memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            return cls(kind=kind, memory=memory // 2)  # others are at home here, too
         free, _ = torch.cuda.mem_get_info()
         precision: Precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
         count = torch.cuda.device_count()
