@@ -612,7 +612,24 @@ def test_finetune_says_what_it_chose_and_goes_on(
     assert "chosen" not in printed  # that was settled when it began
     assert Mask2Former.from_pretrained(out / "model").config.categories == CATEGORIES
     assert main([*words[:3], "--model", "scenes", "--out", str(out)]) == 2
-    assert f"that began from {model}" in capsys.readouterr().err
+    assert f"begun with --data {data}, --model {model}, --size 64" in capsys.readouterr().err
+    assert main([*words, "--size", "96"]) == 2
+    assert "--size 64" in capsys.readouterr().err
+
+
+def test_finetune_looks_at_the_splits_that_are_set(
+    data: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["finetune", "--data", str(data), "--model", model, "--out", str(tmp_path / "run")]
+    words += ["--plan-only", "--size", "96"]
+    assert main([*words, "--set", "data.train=val", "--set", "data.limit=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 images" in printed
+    assert "96" in printed
+    assert main([*words, "--set", "data.val=test"]) == 2
+    assert "has no split 'test', only train, val" in capsys.readouterr().err
+    assert main([*words, "--set", "data.vall=test"]) == 2
+    assert "did you mean 'val'" in capsys.readouterr().err
 
 
 def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:

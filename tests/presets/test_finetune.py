@@ -17,6 +17,7 @@ from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
 from mask2former.presets.compact import compact_model
 from mask2former.presets.finetune import (
     Plan,
+    Wishes,
     crop_and_batch,
     evaluations,
     finetune,
@@ -66,9 +67,10 @@ def planned(
     model: Mask2FormerConfig = tiny.CONFIG,
     seen: Survey = PHOTOS,
     machine: Machine = GPU,
+    wishes: Wishes | None = None,
 ) -> Plan:
-    source = Mask2Former(model)
-    return plan_of(source, "source", FolderData(folder="x"), dataset, 50, seen, machine)
+    source, data = Mask2Former(model), FolderData(folder="x")
+    return plan_of(source, "source", data, dataset, 50, seen, wishes or Wishes(), machine)
 
 
 def chosen(plan: Plan, what: str) -> str:
@@ -176,6 +178,14 @@ def test_plan_of_a_model_as_the_paper_s() -> None:
     assert chosen(plan, "classes") == "2, 1 new"
     assert 0.95 <= config.ema < 1
     assert build_model(replace(config, initial_weights=None))  # its parts fit together
+
+
+def test_the_rest_follows_what_is_given() -> None:
+    wishes = Wishes(size=480, batch_size=2)
+    config = planned(Named(tiny.categories(2)), wishes=wishes).config
+    assert (config.view.size, config.view.crop) == (480, (480, 480))
+    assert config.model.view.shortest_side == 480
+    assert (config.batch_size, config.steps) == (2, 6000)  # 200 images, 60 times over
 
 
 def test_contrast_is_what_the_model_was_trained_with() -> None:

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from mask2former.commands.models import WIDTH
 from mask2former.commands.options import Finetune
-from mask2former.commands.train import changed, read_config, run
-from mask2former.presets.finetune import Choice, plan
-from mask2former.serialization import to_dict
+from mask2former.commands.train import assignments, changed, read_config, run, set_value
+from mask2former.presets.finetune import Choice, Wishes, plan
+from mask2former.serialization import from_dict, to_dict
+from mask2former.training.config import FolderData
 
 
 def finetune(options: Finetune) -> None:
@@ -23,8 +24,10 @@ def finetune(options: Finetune) -> None:
     if written.exists():  # another machine, or a fuller one, would choose otherwise
         tree, source = read_config(written), str(written)
         check_same(tree, options)
+        Console(highlight=False, markup=False, soft_wrap=True).print(f"settings: {written}")
     else:
-        planned = plan(options.data, options.model)
+        wishes = Wishes(size=options.size, batch_size=options.batch_size)
+        planned = plan(data_of(options), options.model, wishes)
         show(planned.choices)
         tree, source = to_dict(planned.config), "config"
     config = changed(tree, source, options)
@@ -32,13 +35,28 @@ def finetune(options: Finetune) -> None:
         run(config, options.out)
 
 
+def data_of(options: Finetune) -> FolderData:
+    """The data set as --data and --set data.KEY=VALUE say: it is looked at before all else."""
+    tree: dict[str, Any] = {"data": {"folder": options.data}}
+    for key, value in assignments(options):
+        if key.startswith("data."):
+            set_value(tree, key, value)
+    return from_dict(FolderData, tree["data"], "config.data")
+
+
 def check_same(tree: dict[str, Any], options: Finetune) -> None:
-    """ValueError if a folder's training is on other data or from another model."""
-    begun = (tree.get("data", {}).get("folder"), tree.get("initial_weights"))
-    if begun != (options.data, options.model):
+    """ValueError if a folder's training is on other data, from another model or of another size."""
+    begun = {
+        "data": tree.get("data", {}).get("folder"),
+        "model": tree.get("initial_weights"),
+        "size": tree.get("view", {}).get("size"),
+    }
+    wanted = {"data": options.data, "model": options.model, "size": options.size or begun["size"]}
+    if begun != wanted:
+        was = ", ".join(f"--{name} {value}" for name, value in begun.items())
         raise ValueError(
-            f"{options.out}: holds a training on {begun[0]} that began from {begun[1]}; choose"
-            " another --out, or give these again to go on with it"
+            f"{options.out}: holds a training that was begun with {was}; choose another --out, or"
+            " give these again to go on with it"
         )
 
 
@@ -50,4 +68,4 @@ def show(choices: tuple[Choice, ...]) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=WIDTH)
     console.print(table)
-    console.print("any of them may be changed: --steps, --batch-size, --rate, --set KEY=VALUE")
+    console.print("to change it: --size, --batch-size, --steps, --rate, --set KEY=VALUE")

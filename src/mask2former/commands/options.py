@@ -106,11 +106,14 @@ class Finetune:
     """
 
     data: Annotated[str, arg(metavar="FOLDER")]
-    """A data set in any format that is known, with the splits train and val."""
+    """A data set in any format that is known. Its splits train and val, or as in --set
+    data.val=test."""
     model: Annotated[str, arg(metavar="MODEL")]
     """What to start from: a name that `mask2former models` lists, or a path; of any classes."""
     out: Folder
     """Folder of this training: config, log, checkpoint, and the weights in model/."""
+    size: Count = None
+    """Pixels of the images' shortest side."""
     steps: Count = None
     """Steps to train for."""
     batch_size: Count = None

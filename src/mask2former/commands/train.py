@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def build_config(options: Train) -> TrainConfig:
     """
     tree, source = _base(options)
     if options.data is not None and options.config is not None:
-        _set(tree, "data.folder", options.data)
+        set_value(tree, "data.folder", options.data)
     if options.initial_weights is not None:
         tree["initial_weights"] = options.initial_weights
     return changed(tree, source, options)
@@ -62,21 +63,25 @@ def build_config(options: Train) -> TrainConfig:
 
 def changed(tree: dict[str, Any], source: str, options: Train | Finetune) -> TrainConfig:
     """The config of a tree that messages call `source`, changed as the options say."""
+    for key, value in assignments(options):
+        set_value(tree, key, value)
+    return from_dict(TrainConfig, tree, source)
+
+
+def assignments(options: Train | Finetune) -> Iterator[tuple[str, object]]:
+    """The keys that options change, and their values. ValueError names a --set without a value."""
     shortcuts = {
         "steps": options.steps,
         "batch_size": options.batch_size,
         "optimizer.rate": options.rate,
         "seed": options.seed,
     }
-    for key, value in shortcuts.items():
-        if value is not None:
-            _set(tree, key, value)
+    yield from ((key, value) for key, value in shortcuts.items() if value is not None)
     for override in options.overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override}: expected KEY=VALUE, as in --set ema=0.999")
-        _set(tree, key, _value(text))
-    return from_dict(TrainConfig, tree, source)
+        yield key, _value(text)
 
 
 def _base(options: Train) -> tuple[dict[str, Any], str]:
@@ -119,7 +124,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _set(tree: dict[str, Any], dotted: str, value: object) -> None:
+def set_value(tree: dict[str, Any], dotted: str, value: object) -> None:
     """Put a value where `dotted` says. Keys that do not exist are found out by `from_dict`."""
     *parents, last = dotted.split(".")
     for depth, key in enumerate(parents, start=1):

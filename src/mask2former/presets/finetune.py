@@ -27,7 +27,8 @@ SMALL_OBJECT = 24  # pixels that small objects are shown at: six cells of a mask
 SIDES = {"cuda": (256, 1024)}  # least and most pixels of the shortest side
 SIDES_ELSEWHERE = (256, 512)  # a CPU's day is short
 COMPACT = 10e6  # parameters; smaller models are trained as a whole
-FEWEST_FOR_NORMS = 4  # crops of a device, for statistics of its own
+FEWEST_FOR_NORMS = 4  # crops of a step, for statistics of their own
+GIVEN = "it was given"
 SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
@@ -48,18 +49,33 @@ class Plan:
     choices: tuple[Choice, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What is settled before anything is chosen; None: it is chosen."""
+
+    size: int | None = None
+    batch_size: int | None = None
+
+
 def finetune(folder: str, model: str) -> TrainConfig:
     """A training on `folder` that starts from `model`: a name or a path, of any format."""
-    return plan(folder, model).config
+    return plan(FolderData(folder=folder), model).config
 
 
-def plan(folder: str, model: str, machine: Machine | None = None) -> Plan:
-    """Choose; the splits that are looked at are train and val. Errors are those of opening both."""
-    data = FolderData(folder=folder)
+def plan(
+    data: FolderData, model: str, wishes: Wishes | None = None, machine: Machine | None = None
+) -> Plan:
+    """Look at both splits and the model, and choose. Errors are those of opening them."""
     dataset, validation = data.open_train(), data.open_val()
-    source = load(model)
     return plan_of(
-        source, model, data, dataset, len(validation), survey(dataset), machine or Machine.here()
+        load(model),
+        model,
+        data,
+        dataset,
+        len(validation),
+        survey(dataset),
+        wishes or Wishes(),
+        machine or Machine.here(),
     )
 
 
@@ -70,6 +86,7 @@ def plan_of(
     dataset: Dataset,
     validation: int,
     seen: Survey,
+    wishes: Wishes,
     machine: Machine,
 ) -> Plan:
     """`name` is the source's, `validation` the number of images that evaluations take."""
@@ -78,8 +95,12 @@ def plan_of(
     choices = [class_choice(source.config, dataset)]
 
     size, why = size_for(seen, source.config.view, machine, semantic=semantic)
+    if wishes.size is not None:
+        size, why = wishes.size, GIVEN
     choices.append(Choice(what="size", value=f"{size}", reason=why))
     crop, batch, why = crop_and_batch(size, parameters, seen.images, machine)
+    if wishes.batch_size is not None:
+        batch, why = wishes.batch_size, f"{GIVEN}; {why}"
     choices.append(Choice(what="crop, batch", value=f"{crop}, {batch}", reason=why))
     steps, why = steps_for(seen.images, batch)
     choices.append(Choice(what="steps", value=f"{steps}", reason=why))
@@ -92,10 +113,11 @@ def plan_of(
     view = view_for(source.config.view, size, seen)
     config, changes = model_for(source.config, dataset, view, semantic=semantic)
     choices += changes
-    if batch // machine.devices < FEWEST_FOR_NORMS and _trains_norms(config):
-        assert isinstance(config.backbone, ResNetConfig)
-        config = replace(config, backbone=replace(config.backbone, norm="frozen_batch_norm"))
-        reason = f"{batch // machine.devices} crops a device tell too little of the statistics"
+    backbone = config.backbone
+    if batch < FEWEST_FOR_NORMS and getattr(backbone, "norm", None) == "batch_norm":
+        assert isinstance(backbone, ResNetConfig)
+        config = replace(config, backbone=replace(backbone, norm="frozen_batch_norm"))
+        reason = f"{batch} crops a step tell too little of the statistics"
         choices.append(Choice(what="norms", value="kept", reason=reason))
     queries = config.decoder.queries
     if not config.decoder.selected_share and seen.most_objects > queries:
@@ -249,7 +271,3 @@ def loss_for(model: Mask2FormerConfig) -> LossConfig:
     if model.decoder.selected_share:
         return LossConfig(points=2048, matching_on="masks", cell_weight=4.0)
     return LossConfig()
-
-
-def _trains_norms(config: Mask2FormerConfig) -> bool:
-    return isinstance(config.backbone, ResNetConfig) and config.backbone.norm == "batch_norm"
