@@ -88,6 +88,8 @@ class TrainConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     ema: float = 0.0  # decay of the weights' moving average, which then is what is kept; 0: none
     initial_weights: str | None = None  # a model to start from
+    # "by_name": it may know other classes; see `weights.transfer`.
+    initial_classes: Literal["same", "by_name"] = "same"
     backbone_weights: str | None = None  # else, a classifier's whose backbone it starts from
     seed: int = 0
     workers: int = 1

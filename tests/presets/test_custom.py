@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mask2former.data.dataset import Dataset
+from mask2former.data.detect import open_dataset
+from mask2former.data.scenes import Scenes, ScenesConfig, write_coco_panoptic
+from mask2former.data.transforms import TrainView
+from mask2former.modeling.mask2former import Mask2Former
+from mask2former.presets.custom import custom
+from mask2former.training.config import FolderData
+from mask2former.training.trainer import train
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = ScenesConfig(size=64, min_things=2, max_things=4, max_size=24)
+    write_coco_panoptic(Scenes(length=2, config=config), tmp_path, "train")
+    return tmp_path
+
+
+def test_things_are_found_by_queries_from_cells(folder: Path) -> None:
+    config = custom(str(folder))
+    decoder = config.model.decoder
+    assert (decoder.selected_share, decoder.anchored_masks) == (0.1, True)
+    assert config.loss.cell_weight > 0
+    assert Mask2Former(config.model)
+
+
+@pytest.mark.slow
+def test_semantic_annotation_is_learnt_by_learnt_queries(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image by heart: most of it after a few steps."""
+
+    def semantic(root: str, split: str | None = None) -> Dataset:
+        return open_dataset(root, split, task="semantic")
+
+    module = import_module("mask2former.presets.custom")  # the package has its function
+    monkeypatch.setattr(module, "open_dataset", semantic)
+    config = custom(str(folder))
+    decoder = config.model.decoder
+    assert (decoder.selected_share, decoder.anchored_masks, decoder.queries) == (0.0, False, 16)
+    assert config.loss.cell_weight == 0
+    figures = train(
+        replace(
+            config,
+            model=replace(config.model, view=replace(config.model.view, shortest_side=64)),
+            data=FolderData(folder=str(folder), val="train", task="semantic"),
+            view=TrainView(
+                size=64, scale=(1.0, 1.0), fit="shortest_side", crop=(64, 64), flip=False
+            ),
+            optimizer=replace(config.optimizer, warmup_steps=10),
+            steps=40,
+            batch_size=1,
+            workers=0,
+            ema=0.0,
+            evaluate_every=0,
+        ),
+        tmp_path / "run",
+    )
+    assert figures["mIoU"] > 50
