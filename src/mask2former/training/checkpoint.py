@@ -39,8 +39,7 @@ def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     # Read as a config first: fields that are younger than the checkpoint have their defaults.
     old = from_dict(TrainConfig, json.loads(state.pop("config")), str(path))
     changed = differences(to_dict(old), to_dict(config))
-    # Longer, or looked at more often, it is the same training.
-    changed = [key for key in changed if key not in FREE]
+    changed = [key for key in changed if key.split("[")[0] not in FREE]
     if changed:
         raise ValueError(
             f"{path}: made with another configuration ({', '.join(changed)} differ); "
@@ -49,7 +48,22 @@ def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     return state
 
 
-FREE = ("evaluate_every", "checkpoint_every", "workers", "steps")
+# Longer, looked at more often, or computed elsewhere and in other parts, it is the same training.
+FREE = (
+    "accelerator",
+    "accumulate",
+    "checkpoint_activations",
+    "checkpoint_every",
+    "compile",
+    "devices",
+    "evaluate_every",
+    "loggers",
+    "num_nodes",
+    "patience",
+    "steps",
+    "strategy",
+    "workers",
+)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
