@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class Average:
@@ -23,9 +24,14 @@ class Average:
         current = model.state_dict()
         floating = [name for name, mean in self.tensors.items() if mean.is_floating_point()]
         torch._foreach_lerp_(
-            [self.tensors[name] for name in floating],
-            [current[name] for name in floating],
+            [held(self.tensors[name]) for name in floating],
+            [held(current[name]) for name in floating],
             1 - decay,
         )
         for name in self.tensors.keys() - set(floating):
             self.tensors[name].copy_(current[name])
+
+
+def held(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor: under fsdp a part of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import TrainConfig
+from mask2former.weights.files import UNFINISHED
 
 NAME = "checkpoint.pth"
 
@@ -23,6 +25,12 @@ def write(folder: Path, state: dict[str, Any], config: TrainConfig) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / NAME)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a training that was killed left half written in its folder."""
+    for left in [*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"*/{UNFINISHED}*")]:
+        shutil.rmtree(left)
 
 
 def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
@@ -54,7 +62,6 @@ FREE = (
     "accumulate",
     "checkpoint_activations",
     "checkpoint_every",
-    "compile",
     "devices",
     "evaluate_every",
     "loggers",

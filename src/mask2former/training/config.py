@@ -72,7 +72,6 @@ class TrainConfig:
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # fsdp: weights are shared out, too
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     checkpoint_activations: bool = False  # memory for time: activations are computed twice
-    compile: bool = False  # the model, by torch.compile
     freeze: tuple[str, ...] = ()  # parts that stay as they are: "backbone", "backbone.stage1", ...
     ema: float = 0.0  # decay of the weights' moving average, which then is what is kept; 0: none
     initial_weights: str | None = None  # a model to start from

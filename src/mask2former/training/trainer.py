@@ -74,8 +74,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     if config.checkpoint_activations:
         checkpoint_activations(model)
     synchronise_norms(model, fabric)
-    module: Any = torch.compile(model) if config.compile else model
-    wrapped = fabric.setup_module(module)
+    wrapped = fabric.setup_module(model)
     # Fabric cannot clip the scaled gradients of fp16 for a fused optimiser.
     fused = config.precision != "16-mixed"
     optimizer: Any = fabric.setup_optimizers(build_optimizer(model, config.optimizer, fused=fused))
@@ -88,6 +87,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
 
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.tidy(folder)
         replace_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     loader = batches(
         stream,
