@@ -45,10 +45,13 @@ def _checkpointed(module: nn.Module, forward: Callable[..., Any]) -> Callable[..
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """The second forward pass must not count a batch twice in the running statistics."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked -= 1
