@@ -35,7 +35,14 @@ class Evaluator(Protocol):
         """
 
 
-AnyEvaluator = TypeVar("AnyEvaluator", bound=Evaluator)
+class Mergeable(Protocol):
+    """What several processes gather each for its own images."""
+
+    def merge(self, other: Self, /) -> None:
+        """Add what `other` has gathered."""
+
+
+AnyMergeable = TypeVar("AnyMergeable", bound=Mergeable)
 
 
 class Grouped:
@@ -73,14 +80,14 @@ class Grouped:
         return self.evaluators[group]
 
 
-def merge_across_ranks(evaluator: AnyEvaluator) -> AnyEvaluator:
+def merge_across_ranks(evaluator: AnyMergeable) -> AnyMergeable:
     """The evaluator that has seen the images of every process, on every process.
 
     All processes must call it. Without torch.distributed it is the evaluator itself.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return evaluator
-    gathered: list[AnyEvaluator] = [evaluator] * torch.distributed.get_world_size()
+    gathered: list[AnyMergeable] = [evaluator] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, evaluator)
     merged, *others = gathered
     for other in others:

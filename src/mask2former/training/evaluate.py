@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch.distributed
 from rich.progress import track
@@ -11,9 +11,12 @@ from mask2former.data.dataset import Dataset
 from mask2former.evaluation.average_precision import AveragePrecision
 from mask2former.evaluation.evaluator import Evaluator, Grouped, merge_across_ranks
 from mask2former.evaluation.mean_iou import MeanIoU
+from mask2former.evaluation.of_image import image_figures
 from mask2former.evaluation.panoptic_quality import PanopticQuality
 from mask2former.segmenter import Segmenter
-from mask2former.structures import Category, Task
+from mask2former.structures import Category, Sample, Segmentation, Task
+
+OnImage = Callable[[Sample, Segmentation, dict[str, float]], None]
 
 
 def evaluators(
@@ -40,11 +43,15 @@ def evaluate(
     *,
     groups: Mapping[int | str, str] | None = None,
     progress: bool = True,
+    on_image: OnImage | None = None,
 ) -> dict[str, float]:
     """PQ, AP and mIoU (in percent) of all tasks, from one forward pass an image.
 
     Where several processes run under torch.distributed they share the images, and each returns the
-    figures of all. ValueError if the data set's classes are not the model's, in the model's order.
+    figures of all. `on_image` is called with each image of this process, its result and its own
+    figures (see `image_figures`).
+
+    ValueError if the data set's classes are not the model's, in the model's order.
     """
     check_categories(segmenter.categories, dataset.categories)
     for task in tasks:
@@ -61,6 +68,8 @@ def evaluate(
         (result,) = segmenter.segment([sample.image], [sample.name], tasks)
         for evaluator in measuring:
             evaluator.update(result, sample)
+        if on_image is not None:
+            on_image(sample, result, image_figures(result, sample, segmenter.categories))
     figures: dict[str, float] = {}
     for evaluator in measuring:
         figures |= merge_across_ranks(evaluator).compute()

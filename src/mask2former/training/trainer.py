@@ -24,8 +24,10 @@ from mask2former.structures import Batch
 from mask2former.training import checkpoint
 from mask2former.training.config import TrainConfig
 from mask2former.training.evaluate import evaluate
+from mask2former.training.examine import Examination
 from mask2former.training.memory import keep_freed_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
+from mask2former.training.report import report_evaluation
 from mask2former.weights import load, load_tensors
 from mask2former.weights.native import save_model
 from mask2former.weights.pretrained import load_backbone
@@ -35,7 +37,8 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     """Train a model, or go on where the folder's checkpoint stopped; returns the last evaluation.
 
     The folder gets `config.yaml`, `log.jsonl` (every step's losses, every evaluation),
-    `checkpoint.pth` and `model/`, the weights that `Segmenter.from_pretrained` reads.
+    `checkpoint.pth`, `model/`, the weights that `Segmenter.from_pretrained` reads, and after every
+    evaluation `evaluation.json` and the page `report.html`.
     """
     from lightning_fabric import Fabric
 
@@ -108,8 +111,13 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
                 save(folder, done, config, model, optimizer, average, fabric.is_global_zero)
             every = config.evaluate_every
             if done == config.steps or (every and done % every == 0):
-                figures = evaluate_weights(model, average, validation)
+                examination = Examination(config.model.categories)
+                figures = evaluate_weights(model, average, validation, examination)
                 write_line(log, {"step": done, "evaluation": figures})
+                report_evaluation(
+                    *(folder, examination, figures, done, model),
+                    is_first_rank=fabric.is_global_zero,
+                )
                 progress.print(f"step {done}: {summary(figures)}")
     return figures
 
@@ -196,10 +204,11 @@ def weights_to_use(model: Mask2Former, average: Average | None) -> Mask2Former:
 
 
 def evaluate_weights(
-    model: Mask2Former, average: Average | None, validation: Dataset
+    model: Mask2Former, average: Average | None, validation: Dataset, examination: Examination
 ) -> dict[str, float]:
     segmenter = Segmenter(weights_to_use(model, average))
-    return evaluate(segmenter, validation, validation.tasks, progress=False)
+    tasks = validation.tasks
+    return evaluate(segmenter, validation, tasks, progress=False, on_image=examination.update)
 
 
 # --- what is written while it runs --------------------------------------------------------------
