@@ -66,7 +66,7 @@ def measure(options: Evaluate) -> dict[str, float]:
         options.json.write_text(json.dumps(document, indent=1) + "\n")
         console.print(f"all figures: {options.json}", markup=False, soft_wrap=True)
     if options.report is not None and examination is not None:
-        title = f"{options.model} on {options.data}"
+        title = f"{Path(options.model).name}: evaluation"
         record = record_of(examination, figures, segmenter.model)
         write_evaluation(options.report, title, record, command_line("evaluate", options))
         console.print(f"report: {options.report}", markup=False, soft_wrap=True)

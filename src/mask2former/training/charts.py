@@ -146,7 +146,7 @@ def histogram(counts: Sequence[int], title: str) -> str:
         for tick in (0, 25, 50, 75, 100)
     )
     return (
-        f'<figure class="chart"><figcaption><h3>{html.escape(title)}</h3></figcaption>'
+        f'<figure class="chart small"><figcaption><h3>{html.escape(title)}</h3></figcaption>'
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">'
         f'<line class="axis" x1="{LEFT}" x2="{width - RIGHT}" y1="{base}" y2="{base}"/>'
         f'<text x="{LEFT - 6}" y="{TOP + 8}" text-anchor="end">{most}</text>'
@@ -252,6 +252,7 @@ class _Scale:
         if log:
             if low == high:
                 low, high = low / 2, high * 2
+            low, high = low / 1.1, high * 1.1
             ticks = _log_ticks(low, high)
         else:
             if low == high:

@@ -191,8 +191,8 @@ def confusion(findings: Findings) -> str:
     return (
         f'<p class="note">Rows are the truth, columns the answer; numbers and colour are the share'
         f" of the row's {unit}, in percent.{_matching(unit)}</p>"
-        f'<div class="panel">{heat_map(counts, rows, columns, unit)}</div>'
-        f"{_common(full, [*names, invented], [*names, missed], unit)}"
+        f'<div class="beside"><div class="panel">{heat_map(counts, rows, columns, unit)}</div>'
+        f"{_common(full, [*names, invented], [*names, missed], unit)}</div>"
     )
 
 
@@ -217,8 +217,8 @@ def _common(full: np.ndarray, rows: Sequence[str], columns: Sequence[str], unit:
             entries.append((rows[row], columns[column], f"{number:,}", f"{share:.1f}"))
     if not entries:
         return ""
-    heads = ("truth", "taken for", unit, "percent of the truth")
-    return "<h3>Most common confusions</h3>" + table(heads, entries, words=2)
+    heads = ("truth", "taken for", unit, "% of truth")
+    return f"<div><h3>Most common confusions</h3>{table(heads, entries, words=2)}</div>"
 
 
 def pictures(findings: Findings) -> str:

@@ -38,6 +38,7 @@ class Evaluation:
     step: int
     figures: dict[str, float]  # in percent
     findings: Findings
+    train_images: int
     model: dict[str, str]  # label and text
     environment: dict[str, str]
 
@@ -69,24 +70,32 @@ def report_evaluation(
     step: int,
     model: Mask2Former,
     *,
+    train_images: int,
     is_first_rank: bool = True,
 ) -> None:
     """Keep what an evaluation found and renew the page. Every process must call it."""
     examination = merge_across_ranks(examination)
     if not is_first_rank:
         return
-    record = record_of(examination, figures, model, step=step)
+    record = record_of(examination, figures, model, step=step, train_images=train_images)
     replace_text(folder / EVALUATION, json.dumps(to_dict(record)))
     write_report(folder, folder / REPORT)
 
 
 def record_of(
-    examination: Examination, figures: Mapping[str, float], model: Mask2Former, *, step: int = 0
+    examination: Examination,
+    figures: Mapping[str, float],
+    model: Mask2Former,
+    *,
+    step: int = 0,
+    train_images: int = 0,
 ) -> Evaluation:
+    """All that a page needs to know; without `train_images` the model was not trained here."""
     return Evaluation(
         step=step,
         figures=dict(figures),
         findings=examination.findings(),
+        train_images=train_images,
         model=model_facts(model),
         environment=environment(next(model.parameters()).device),
     )
@@ -139,9 +148,11 @@ def read_run(folder: Path) -> Run:
             last = from_dict(Evaluation, json.loads(kept.read_text()), str(kept))
         except json.JSONDecodeError as error:
             raise ValueError(f"{kept}: not valid JSON ({error}); remove it") from None
+        if last.step not in (step for step, _ in evaluations):
+            last = None  # of a step that will come again, or of an earlier training
     tree = yaml.safe_load(config.read_text())
-    if not isinstance(tree, dict):
-        raise ValueError(f"{config}: holds no mapping of a training's fields")
+    if not isinstance(tree, dict) or not {"model", "data", "steps", "batch_size"} <= tree.keys():
+        raise ValueError(f"{config}: holds no training's config; restore the file")
     return Run(folder=folder, curves=curves, evaluations=evaluations, config=tree, last=last)
 
 
@@ -158,7 +169,10 @@ def training_page(run: Run) -> str:
         overview += f"<details><summary>Every evaluation</summary>{every}</details>"
     elif every:
         overview += f"<details><summary>Every figure</summary>{every}</details>"
-    data = {"from": _data_of(run.config)} | (page.data_facts(findings) if findings else {})
+    data = _data_of(run.config)
+    if run.last is not None:
+        data["training images"] = f"{run.last.train_images:,}"
+        data |= page.data_facts(run.last.findings)
     sections = [
         Section(id="figures", name="Figures", body=overview),
         Section(id="curves", name="Curves", body=page.curves(run.curves, run.evaluations)),
@@ -189,8 +203,8 @@ def evaluation_page(title: str, record: Evaluation, command: str) -> str:
         Section(id="config", name="Repeat it", body=_command(command)),
     ]
     lead = (
-        f'<p class="lead">{record.findings.images:,} images, {now()}.'
-        f" {html.escape(record.environment['device'])}.</p>"
+        f'<p class="lead">{record.findings.images:,} images ·'
+        f" {html.escape(record.environment['device'])}<br>Written {now()}.</p>"
     )
     return page.render(title, lead, sections, _footer("mask2former evaluate --report"))
 
@@ -212,7 +226,7 @@ def _facts_section(record: Evaluation | None, data: Mapping[str, str]) -> Sectio
 
 
 def _training_lead(run: Run) -> str:
-    steps, batch = run.config.get("steps", 0), run.config.get("batch_size", 0)
+    steps, batch = run.config["steps"], run.config["batch_size"]
     seconds = sum(value for _, value in run.curves.get("seconds", ()))
     parts = [f"{run.done:,} of {steps:,} steps of {batch} images"]
     parts.append(f"{duration(seconds)} of training, evaluations aside")
@@ -221,7 +235,7 @@ def _training_lead(run: Run) -> str:
         parts.append(f"about {duration(recent * (steps - run.done))} to go")
     if run.last is not None:
         parts += [f"{run.last.model['parameters']} parameters", run.last.environment["device"]]
-    share = 100 * run.done / steps if steps else 0
+    share = 100 * run.done / steps
     told = html.escape(" · ".join(parts))
     bar = f'<div class="progress" style="--share:{share:.1f}%"></div>' if share < 100 else ""
     return f'<p class="lead">{told}<br>Written {now()}.</p>{bar}'
@@ -255,15 +269,13 @@ def categories_of(config: Mapping[str, Any]) -> tuple[Category, ...]:
     return tuple(from_dict(Category, one) for one in config["model"]["categories"])
 
 
-def _data_of(config: Mapping[str, Any]) -> str:
-    """The data set's part of a config, in a line."""
-    tree = config.get("data", {})
-    words = [f"{key} {value}" for key, value in tree.items() if _is_told(value)]
-    return ", ".join(words)
-
-
-def _is_told(value: object) -> bool:
-    return value is not None and not isinstance(value, dict | list)
+def _data_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The data set's part of a config, but for what is left open or a tree of its own."""
+    return {
+        key: str(value)
+        for key, value in config["data"].items()
+        if value is not None and not isinstance(value, dict)
+    }
 
 
 def _of_class(key: str) -> bool:

@@ -116,6 +116,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
                 write_line(log, {"step": done, "evaluation": figures})
                 report_evaluation(
                     *(folder, examination, figures, done, model),
+                    train_images=len(dataset),
                     is_first_rank=fabric.is_global_zero,
                 )
                 progress.print(f"step {done}: {summary(figures)}")
