@@ -80,8 +80,10 @@ def test_a_training_leaves_everything_in_its_folder(tmp_path: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == [
         "checkpoint.pth",
         "config.yaml",
+        "evaluation.json",
         "log.jsonl",
         "model",
+        "report.html",
     ]
     assert {"PQ", "AP", "mIoU"} <= figures.keys()
     lines = log_of(folder)
