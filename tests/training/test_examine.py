@@ -141,8 +141,10 @@ def test_every_kind_of_answer_is_drawn_beside_its_truth() -> None:
     assert shown.found == sum(score >= 0.5 for score in result.instances.scores)  # type: ignore[union-attr]
     assert 0 < shown.found < shown.true
     confusion = Examination(CATEGORIES)
-    confusion.update(sample, result, {"F1": 70.0})
+    confusion.update(sample, result, {"AP": 70.0})
     findings = confusion.findings()
+    assert findings.score == "F1"
+    assert findings.worst[0].score == pytest.approx(200 * shown.found / (shown.true + shown.found))
     assert findings.confusion_of == "objects"
     missed = sum(count for _, predicted, count in findings.confusion if predicted == 11)
     assert missed == shown.true - shown.found

@@ -15,9 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 
+from mask2former.evaluation.confusion import (
+    LEAST_SCORE,
+    f1,
+    object_confusion,
+    pixel_confusion,
+)
 from mask2former.evaluation.evaluator import ImageId, render_full, void_of
 from mask2former.evaluation.mean_iou import semantic_truth
-from mask2former.evaluation.of_image import LEAST_SCORE, object_confusion, pixel_confusion
 from mask2former.inference.visualize import draw_panoptic, draw_regions, draw_semantic, overlay
 from mask2former.masks import box_of_mask
 from mask2former.structures import (
@@ -35,7 +40,7 @@ Picture = UInt8[np.ndarray, "H W 3"]  # RGB
 SHOWN = 6  # best and worst images
 LONGEST_SIDE = 480  # pixels of their pictures
 PARTS = 20  # of the histogram of scores
-SCORES = ("PQ", "F1", "mIoU")  # an image's score is the first of these that it has
+SCORES = ("PQ", "mIoU", "F1")  # an image's score is the first of these that it has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,11 @@ class Examination:
         self.best: list[tuple[float, str, Shown]] = []
 
     def update(self, sample: Sample, result: Segmentation, figures: dict[str, float]) -> None:
-        """Add one image; `figures` are its own, in percent."""
+        """Add one image; `figures` are its own, in percent.
+
+        Its score is its PQ or, for want of that, its mIoU; of instances alone it is their F1 (see
+        `f1`), which says more of one image than an average precision.
+        """
         self.images += 1
         labels = sample.labels[~sample.is_crowd]
         self.objects += np.bincount(labels, minlength=len(self.objects))
@@ -95,7 +104,10 @@ class Examination:
             self.confusion_of = "pixels"
             self.confusion[:count, :count] += pixel_confusion(result, sample, count)
         else:
-            self.confusion += object_confusion(result, sample, count)
+            confusion = object_confusion(result, sample, count)
+            self.confusion += confusion
+            if (share := f1(confusion)) is not None:
+                figures = figures | {"F1": share}
         name = next((name for name in SCORES if name in figures), None)
         if name is None:
             return  # neither truth nor an answer

@@ -37,6 +37,7 @@ CHARTS = (  # title, keys of the log and their names, unit, logarithmic
     ("Learning rate", (("rate", "highest group"),), "", False),
     ("Gradient norm", (("gradient_norm", "before clipping"),), "", True),
     ("Time of a step", (("seconds", "all"), ("waited", "waiting for data")), " s", True),
+    ("Peak memory", (("memory_gb", "of this process"),), " GB", False),
 )
 PER_CLASS = ("PQ", "AP", "IoU")
 MOST_CLASSES = 30  # of a confusion matrix; the others are one row

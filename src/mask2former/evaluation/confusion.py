@@ -1,4 +1,4 @@
-"""One image's figures, and what was taken for what in it."""
+"""What was taken for what in one image: pixels, or objects with those missed and invented."""
 
 from __future__ import annotations
 
@@ -8,42 +8,14 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from mask2former.evaluation.evaluator import render_full
-from mask2former.evaluation.mean_iou import IGNORE, MeanIoU, semantic_truth
-from mask2former.evaluation.panoptic_quality import PanopticQuality
+from mask2former.evaluation.mean_iou import IGNORE, semantic_truth
 from mask2former.masks import box_of_mask
-from mask2former.structures import Category, Sample, Segmentation
+from mask2former.structures import Sample, Segmentation
 
 LEAST_SCORE = 0.5  # an instance below it is not counted among those that were found
 
 Mask = Bool[np.ndarray, "H W"]
 Pair = tuple[int | None, int | None]  # indices of a true and of a found object
-
-
-def image_figures(
-    result: Segmentation, sample: Sample, categories: Sequence[Category]
-) -> dict[str, float]:
-    """How good the answer to one image is, in percent, by the parts that the result has.
-
-    "PQ" and "mIoU" are those of the image alone. "F1" is of its instances with a score of at least
-    0.5: twice the matches over the number of found and true ones. A figure that stands on nothing
-    is left out.
-    """
-    figures: dict[str, float] = {}
-    if result.panoptic is not None:
-        quality = PanopticQuality(categories)
-        quality.update(result, sample)
-        figures |= {key: value for key, value in quality.compute().items() if key == "PQ"}
-    elif result.instances is not None:
-        confusion = object_confusion(result, sample, len(categories))
-        right, ends = int(np.trace(confusion)), 2 * int(confusion.sum())
-        ends -= int(confusion[-1].sum() + confusion[:, -1].sum())  # those have one end
-        if ends:
-            figures["F1"] = 100 * 2 * right / ends
-    if result.semantic is not None:
-        areas = MeanIoU(categories)
-        areas.update(result, sample)
-        figures |= {key: value for key, value in areas.compute().items() if key == "mIoU"}
-    return figures
 
 
 def pixel_confusion(
@@ -82,6 +54,16 @@ def object_confusion(
         column = num_classes if other is None else found[other][0]
         confusion[row, column] += 1
     return confusion
+
+
+def f1(confusion: Int64[np.ndarray, "K1 K1"]) -> float | None:
+    """Twice the objects found as what they are over the number of true and found ones, in percent.
+
+    None where there is neither.
+    """
+    missed, invented = int(confusion[:, -1].sum()), int(confusion[-1].sum())
+    ends = 2 * int(confusion.sum()) - missed - invented  # a pair has two ends
+    return 100 * 2 * int(np.trace(confusion)) / ends if ends else None
 
 
 def pair_objects(true: Sequence[tuple[int, Mask]], found: Sequence[tuple[int, Mask]]) -> list[Pair]:
