@@ -256,7 +256,7 @@ class _Scale:
             ticks = _log_ticks(low, high)
         else:
             if low == high:
-                low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+                low, high = low - abs(low) / 2, high + (abs(high) or 1) / 2
             step = _tick_step((high - low) / 4)
             if padded:
                 low, high = (

@@ -62,7 +62,7 @@ def _figures(runs: Sequence[Run], names: Sequence[str]) -> str:
         seconds = sum(value for _, value in run.curves.get("seconds", ()))
         at = f"{run.evaluations[-1][0]:,}" if run.evaluations else f"{run.done:,}, not evaluated"
         rows.append((name, at, duration(seconds), *(page.percent(figures.get(k)) for k in keys)))
-    best = {(_best(last, key), 3 + column) for column, key in enumerate(keys)}
+    best = {(run, 3 + column) for column, key in enumerate(keys) for run in _best(last, key)}
     return page.table(("run", "step", "training", *keys), rows, words=1, marked=best)
 
 
@@ -98,15 +98,16 @@ def _classes(runs: Sequence[Run], names: Sequence[str]) -> str:
                 (key.partition("/")[2], *(page.percent(figures.get(key)) for figures in last))
                 for key in keys
             ]
-            best = {(row, 1 + _best(last, key)) for row, key in enumerate(keys)}
+            best = {(row, 1 + run) for row, key in enumerate(keys) for run in _best(last, key)}
             return page.table((f"{kind} of", *names), rows, words=1, marked=best)
     return ""
 
 
-def _best(figures: Sequence[Mapping[str, float]], key: str) -> int:
-    """Which run has the highest."""
+def _best(figures: Sequence[Mapping[str, float]], key: str) -> list[int]:
+    """Which runs have the highest; none where all have it."""
     values = [of_run.get(key, -1.0) for of_run in figures]
-    return values.index(max(values))
+    best = [run for run, value in enumerate(values) if value == max(values)]
+    return best if len(best) < len(values) else []
 
 
 def _configs(runs: Sequence[Run], names: Sequence[str]) -> str:
