@@ -21,8 +21,8 @@ from rich.progress import track
 from mask2former.commands.loading import load_segmenter
 from mask2former.commands.options import Demo
 from mask2former.data.scenes import Scenes
-from mask2former.evaluation.evaluator import render_full
 from mask2former.evaluation.panoptic_quality import PanopticQuality
+from mask2former.evaluation.truth import Truth
 from mask2former.inference.visualize import (
     contact_sheet,
     draw_instances,
@@ -132,7 +132,7 @@ def truth_of(sample: Sample, categories: tuple[Category, ...]) -> Panoptic:
     ids = np.zeros(sample.masks.size, np.int32)
     segments = []
     for id, (mask, label) in enumerate(
-        zip(render_full(sample), sample.labels.tolist(), strict=True), start=1
+        zip(Truth(sample).masks, sample.labels.tolist(), strict=True), start=1
     ):
         ids[mask] = id
         category = categories[label]

@@ -13,9 +13,8 @@ from mask2former.evaluation.evaluator import (
     check_sample,
     missing_task,
     remember,
-    render_full,
-    void_of,
 )
+from mask2former.evaluation.truth import NOBODY, truth_of
 from mask2former.structures import Category, Sample, Segmentation, class_names
 
 IGNORE = -1
@@ -42,18 +41,19 @@ class MeanIoU:
             raise missing_task(sample, "semantic")
         size = tuple(semantic.labels.shape)
         check_sample(size, sample, len(semantic.categories), self.categories)
-        true = semantic_truth(sample)
-        scored = true != IGNORE
-        predicted = semantic.labels.cpu().numpy()[scored]
+        predicted = semantic.labels.cpu().numpy()
         num_classes = len(self.categories)
         if predicted.size and (predicted.min() < 0 or predicted.max() >= num_classes):
             raise ValueError(
                 f"{sample.name}: a predicted label is outside 0..{num_classes - 1}; every pixel"
                 " needs one of the categories"
             )
-        pairs = np.bincount(true[scored] * num_classes + predicted, minlength=num_classes**2)
+        # One row more, in which the pixels that are not scored are counted.
+        pairs = (semantic_truth(sample) + 1) * num_classes
+        pairs += predicted
+        counts = np.bincount(pairs.ravel(), minlength=(num_classes + 1) * num_classes)
         remember(self.images, [sample.image_id])
-        self.confusion += pairs.reshape(self.confusion.shape)
+        self.confusion += counts.reshape(num_classes + 1, num_classes)[1:]
 
     def merge(self, other: Self) -> None:
         remember(self.images, other.images)
@@ -85,10 +85,10 @@ class MeanIoU:
 
 def semantic_truth(sample: Sample) -> Int64[np.ndarray, "H W"]:
     """The label of every pixel, -1 where it is not scored. Of two masks the later lies above."""
-    labels = np.full(sample.masks.size, IGNORE, np.int64)
-    objects = zip(sample.labels.tolist(), render_full(sample), sample.is_crowd, strict=True)
-    for label, mask, is_crowd in objects:
-        if not is_crowd:
-            labels[mask] = label
-    labels[void_of(sample)] = IGNORE
+    truth = truth_of(sample)
+    label_of = np.append(np.where(sample.is_crowd, IGNORE, sample.labels), IGNORE)
+    assert NOBODY == -1  # what lies at the end
+    labels: Int64[np.ndarray, "H W"] = label_of.astype(np.int64)[truth.owners]
+    if truth.void is not None:
+        labels[truth.void] = IGNORE
     return labels
