@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -15,6 +15,7 @@ from mask2former.evaluation.truth import truth_of
 from mask2former.masks import box_of_mask, encode_region
 from mask2former.structures import Category, Instances, Sample, Segmentation, class_names
 
+Kept = TypeVar("Kept")
 Record = dict[str, Any]  # an annotation or a detection in COCO's format
 
 
@@ -93,11 +94,7 @@ class AveragePrecision:
         return type(self)(self.categories, max_detections=self.max_detections)
 
     def compute(self) -> dict[str, float]:
-        return figures_of(self.in_order(), self.things(), self.prefix)
-
-    def in_order(self) -> list[Matches]:
-        """Those of all images in a fixed order, so that equal scores rank alike on any machine."""
-        return [self.matches[image_id] for image_id in sorted(self.matches, key=_sort_key)]
+        return figures_of(in_order(self.matches), self.things(), self.prefix)
 
     def things(self) -> dict[int, str]:
         """From label to name."""
@@ -109,5 +106,7 @@ class AveragePrecision:
         return np.array([category.is_thing for category in self.categories], bool)
 
 
-def _sort_key(image_id: ImageId) -> tuple[bool, ImageId]:
-    return isinstance(image_id, str), image_id
+def in_order(of_image: Mapping[ImageId, Kept]) -> list[Kept]:
+    """What is kept of each image, in a fixed order: equal scores rank alike on any machine."""
+    order = sorted(of_image, key=lambda image_id: (isinstance(image_id, str), image_id))
+    return [of_image[image_id] for image_id in order]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -27,10 +27,17 @@ class MeanIoU:
     "fwIoU" weights them by their share of the true pixels; "mean_accuracy" is the mean over the
     classes of the truth of how many of their pixels are right, "pixel_accuracy" the share of all
     pixels. Pixels that are void, crowd or in no mask are left out.
+
+    `groups` names the group of each class by the class's name, as Cityscapes' "vehicle" of its car,
+    bus and so on: "mIoU_categories" is the mean of "IoU_category/<group>", for which classes of one
+    group are the same.
     """
 
-    def __init__(self, categories: Sequence[Category]) -> None:
+    def __init__(
+        self, categories: Sequence[Category], groups: Mapping[str, str] | None = None
+    ) -> None:
         self.categories = tuple(categories)
+        self.groups = dict(groups or {})
         self.images: set[ImageId] = set()
         shape = (len(self.categories), len(self.categories))
         self.confusion: Int64[np.ndarray, "K K"] = np.zeros(shape, np.int64)  # [truth, predicted]
@@ -60,7 +67,7 @@ class MeanIoU:
         self.confusion += other.confusion
 
     def fresh(self) -> Self:
-        return type(self)(self.categories)
+        return type(self)(self.categories, self.groups)
 
     def compute(self) -> dict[str, float]:
         total = int(self.confusion.sum())
@@ -80,6 +87,19 @@ class MeanIoU:
         for name, value, pixels in zip(class_names(self.categories), iou, union, strict=True):
             if pixels:
                 figures[f"IoU/{name}"] = 100 * float(value)
+        return figures | self._of_groups()
+
+    def _of_groups(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        of_class = np.array([self.groups.get(category.name, "") for category in self.categories])
+        for group in dict.fromkeys(self.groups.values()):
+            inside = of_class == group
+            right = int(self.confusion[inside][:, inside].sum())
+            touched = int(self.confusion[inside].sum() + self.confusion[:, inside].sum()) - right
+            if touched:
+                figures[f"IoU_category/{group}"] = 100 * right / touched
+        if figures:
+            figures["mIoU_categories"] = sum(figures.values()) / len(figures)
         return figures
 
 
