@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from mask2former.data.class_groups import groups_of, is_cityscapes
 from mask2former.data.class_lists import class_list, things_of
 from mask2former.evaluation.cityscapes_ap import CityscapesAP
 from mask2former.evaluation.evaluator import Evaluator
-from mask2former.evaluation.lvis_ap import Federation, LvisAP
+from mask2former.evaluation.lvis_ap import Known, LvisAP
 from mask2former.evaluation.mean_iou import MeanIoU
 from mask2former.masks import EncodedMasks, IdMapMasks, decode_rle
 from mask2former.structures import Category, Instances, Sample, Segmentation, Semantic
@@ -83,26 +83,31 @@ def test_cityscapes_ap() -> None:
 
 
 def test_cityscapes_iou_of_classes_and_groups() -> None:
-    """Groups of things are nothing to leave out here: their pixels have a class."""
-    pairs = []
-    for seed in range(CITY_IMAGES):
-        result, sample = city_pair(seed)
-        plain = {**vars(sample), "is_crowd": np.zeros(len(sample.labels), bool)}
-        pairs.append((result, Sample(**plain)))
+    pairs = [city_pair(seed) for seed in range(CITY_IMAGES)]
     figures = measured(MeanIoU(CITY, groups_of(CITY)), pairs)
     expected = {k: v for k, v in EXPECTED["cityscapes"].items() if "AP" not in k}
     assert len(expected) == 2 + 19 + 7
     assert {key: figures[key] for key in expected} == pytest.approx(expected, abs=1e-6)
 
 
+@dataclass
+class Federated:
+    absent: list[int]
+    not_exhaustive: list[int]
+
+
 def test_lvis_ap() -> None:
     truth, results = lvis_records()
     label_of = {category.id: label for label, category in enumerate(CELLS)}
-    federation = Federation(
-        frequencies={label_of[c["id"]]: c["frequency"] for c in truth["categories"]},
-        negatives=of_images(truth, "neg_category_ids", label_of),
-        not_exhaustive=of_images(truth, "not_exhaustive_category_ids", label_of),
-    )
+    of_class = {label_of[c["id"]]: c["frequency"] for c in truth["categories"]}
+    frequency = [of_class.get(label, "") for label in range(len(CELLS))]
+    known: dict[int | str, Known] = {
+        i["id"]: Federated(
+            absent=[label_of[id] for id in i["neg_category_ids"]],
+            not_exhaustive=[label_of[id] for id in i["not_exhaustive_category_ids"]],
+        )
+        for i in truth["images"]
+    }
     pairs = []
     for image in truth["images"]:
         annotations = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
@@ -121,13 +126,9 @@ def test_lvis_ap() -> None:
         ]
         instances = instances_of(found, SIZE, CELLS)
         pairs.append((Segmentation(size=SIZE, name="", instances=instances), sample))
-    figures = measured(LvisAP(CELLS, federation, max_detections=LVIS_LIMIT), pairs)
+    figures = measured(LvisAP(CELLS, frequency, known, max_detections=LVIS_LIMIT), pairs)
     expected = EXPECTED["lvis"]
     assert {key: figures[key] for key in expected} == pytest.approx(expected, abs=1e-6)
-
-
-def of_images(truth: dict[str, Any], field: str, label_of: dict[int, int]) -> dict[int | str, Any]:
-    return {i["id"]: [label_of[id] for id in i[field]] for i in truth["images"]}
 
 
 def test_cityscapes_is_told_by_its_classes() -> None:

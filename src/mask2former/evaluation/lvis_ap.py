@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Protocol, Self
 
 from mask2former.evaluation.average_precision import AveragePrecision, in_order
 from mask2former.evaluation.evaluator import ImageId
 from mask2former.evaluation.matching import Matches, figures_of, match_image, means, precisions
 from mask2former.structures import Category, Sample
 
-Frequency = Literal["r", "c", "f"]  # rare, common, frequent: how many training images show a class
+FREQUENCIES = ("r", "c", "f")  # rare, common, frequent: how many training images show a class
 
 
-@dataclass(frozen=True, kw_only=True)
-class Federation:
-    """What a federated data set says beside its masks; classes are labels.
+class Known(Protocol):
+    """What is known of an image's classes (labels) beyond its objects."""
 
-    Of an image only the classes that it shows and its `negatives` are judged.
-    """
+    @property
+    def absent(self) -> Collection[int]:
+        """Of which it has no object, as was verified."""
 
-    frequencies: Mapping[int, Frequency]  # by label
-    negatives: Mapping[ImageId, Collection[int]]  # that an image surely lacks
-    # of which an image may show more than is annotated
-    not_exhaustive: Mapping[ImageId, Collection[int]] = field(default_factory=dict)
+    @property
+    def not_exhaustive(self) -> Collection[int]:
+        """Of which it may have more objects than are annotated."""
 
 
 class LvisAP(AveragePrecision):
@@ -39,29 +37,32 @@ class LvisAP(AveragePrecision):
     def __init__(
         self,
         categories: Sequence[Category],
-        federation: Federation,
+        frequency: Sequence[str],
+        known: Mapping[ImageId, Known],
         *,
         max_detections: int = 300,
     ) -> None:
+        """`frequency` has one of `FREQUENCIES` for every category, `known` every image's id."""
         super().__init__(categories, max_detections=max_detections)
-        self.federation = federation
+        self.frequency = tuple(frequency)
+        self.known = known
 
     def fresh(self) -> Self:
-        return type(self)(self.categories, self.federation, max_detections=self.max_detections)
+        limit = self.max_detections
+        return type(self)(self.categories, self.frequency, self.known, max_detections=limit)
 
     def match(
         self, truth: list[dict[str, Any]], detections: list[dict[str, Any]], sample: Sample
     ) -> Matches:
         best = sorted(detections, key=lambda d: -d["score"])[: self.max_detections]
-        judged = {record["category_id"] for record in truth}
-        judged.update(self.federation.negatives.get(sample.image_id, ()))
-        open_ended = self.federation.not_exhaustive.get(sample.image_id, ())
+        known = self.known[sample.image_id]
+        judged = {record["category_id"] for record in truth} | set(known.absent)
         return match_image(
             truth,
             [d for d in best if d["category_id"] in judged],
             overlap=self.overlap,
             max_detections=self.max_detections,
-            unmatched_ignored=lambda label: label in open_ended,
+            unmatched_ignored=lambda label: label in known.not_exhaustive,
         )
 
     def compute(self) -> dict[str, float]:
@@ -69,7 +70,7 @@ class LvisAP(AveragePrecision):
         figures = figures_of(images, things, self.prefix)
         labels = sorted(things)
         precision = precisions(images, labels)
-        for frequency in ("r", "c", "f"):
-            chosen = [self.federation.frequencies.get(label) == frequency for label in labels]
+        for frequency in FREQUENCIES:
+            chosen = [self.frequency[label] == frequency for label in labels]
             figures |= means({f"AP{frequency}": precision[chosen, ..., 0]}, self.prefix)
         return figures

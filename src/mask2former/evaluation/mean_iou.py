@@ -26,7 +26,8 @@ class MeanIoU:
     "mIoU" is the mean of "IoU/<class>" over the classes that occur in truth or prediction;
     "fwIoU" weights them by their share of the true pixels; "mean_accuracy" is the mean over the
     classes of the truth of how many of their pixels are right, "pixel_accuracy" the share of all
-    pixels. Pixels that are void, crowd or in no mask are left out.
+    pixels. Pixels that are void or in no mask are left out; a crowd's are of its class, as in the
+    semantic annotation of COCO and of Cityscapes.
 
     `groups` names the group of each class by the class's name, as Cityscapes' "vehicle" of its car,
     bus and so on: "mIoU_categories" is the mean of "IoU_category/<group>", for which classes of one
@@ -104,9 +105,12 @@ class MeanIoU:
 
 
 def semantic_truth(sample: Sample) -> Int64[np.ndarray, "H W"]:
-    """The label of every pixel, -1 where it is not scored. Of two masks the later lies above."""
+    """The label of every pixel, -1 where it is not scored.
+
+    Objects lie above crowds, and of two objects the later one.
+    """
     truth = truth_of(sample)
-    label_of = np.append(np.where(sample.is_crowd, IGNORE, sample.labels), IGNORE)
+    label_of = np.append(sample.labels, IGNORE)
     assert NOBODY == -1  # what lies at the end
     labels: Int64[np.ndarray, "H W"] = label_of.astype(np.int64)[truth.owners]
     if truth.void is not None:
