@@ -18,8 +18,8 @@ from mask2former.evaluation.confusion import (
     pair_objects,
     pixel_confusion,
 )
-from mask2former.evaluation.evaluator import render_full
 from mask2former.evaluation.mean_iou import semantic_truth
+from mask2former.evaluation.truth import truth_of
 from mask2former.masks import box_of_mask, encode_rle
 from mask2former.structures import Category, Instances, Sample, Segmentation, Semantic
 
@@ -32,7 +32,7 @@ SCENES = Scenes(length=8, seed=5)
 def disturbed(sample: Sample, rng: np.random.Generator) -> Instances:
     """The true objects moved, some left out, renamed or told twice, in any order of scores."""
     masks, labels = [], []
-    for mask, label in zip(render_full(sample), sample.labels.tolist(), strict=True):
+    for mask, label in zip(truth_of(sample).masks, sample.labels.tolist(), strict=True):
         for _ in range(int(rng.choice([0, 1, 1, 1, 2]))):
             masks.append(np.roll(mask, rng.integers(-5, 6, 2), axis=(0, 1)))
             labels.append(int(rng.integers(0, 11)) if rng.random() < 0.3 else label)
@@ -68,7 +68,7 @@ def matched_by_pycocotools(sample: Sample, found: Instances) -> int:
                 "iscrowd": 0,
             }
             for number, (label, mask) in enumerate(
-                zip(sample.labels.tolist(), render_full(sample), strict=True), start=1
+                zip(sample.labels.tolist(), truth_of(sample).masks, strict=True), start=1
             )
         ],
     }
@@ -118,7 +118,7 @@ def test_pairs_of_one_class_go_first() -> None:
 
 def test_what_lies_in_a_crowd_is_not_invented() -> None:
     sample = SCENES[0]
-    masks = render_full(sample)
+    masks = truth_of(sample).masks
     sample = replace(sample, is_crowd=np.arange(len(masks)) == 0)
     result = Segmentation(
         size=sample.masks.size,

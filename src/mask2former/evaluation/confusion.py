@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mask2former.evaluation.evaluator import render_full
 from mask2former.evaluation.mean_iou import IGNORE, semantic_truth
+from mask2former.evaluation.truth import truth_of
 from mask2former.masks import box_of_mask
 from mask2former.structures import Sample, Segmentation
 
@@ -39,7 +39,7 @@ def object_confusion(
     The last column counts objects that were missed, the last row those that were invented. A found
     object that lies in a crowd by more than a half is not counted.
     """
-    masks = render_full(sample)
+    masks = truth_of(sample).masks
     counted = np.flatnonzero(~sample.is_crowd)
     true = [(int(sample.labels[i]), masks[i]) for i in counted if masks[i].any()]
     crowds = masks[sample.is_crowd].any(axis=0)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
-import numpy as np
 import torch.distributed
-from jaxtyping import Bool
 
 from mask2former.structures import Category, Sample, Segmentation
 
@@ -127,21 +125,6 @@ def remember(images: set[ImageId], new: Iterable[ImageId]) -> None:
                 " evaluate with a sampler that neither repeats nor pads"
             )
         images.add(image_id)
-
-
-def render_full(sample: Sample) -> Bool[np.ndarray, "N H W"]:
-    """The sample's masks at the size of its image."""
-    height, width = sample.masks.size
-    return sample.masks.render((0, 0, width, height), (height, width))
-
-
-def void_of(sample: Sample) -> Bool[np.ndarray, "H W"]:
-    """The pixels that carry no annotation; none where the sample names none."""
-    height, width = sample.masks.size
-    if sample.void is None:
-        return np.zeros((height, width), bool)
-    void: Bool[np.ndarray, "H W"] = sample.void.render((0, 0, width, height), (height, width))[0]
-    return void
 
 
 def check_sample(

@@ -21,8 +21,9 @@ from mask2former.evaluation.confusion import (
     object_confusion,
     pixel_confusion,
 )
-from mask2former.evaluation.evaluator import ImageId, render_full, void_of
+from mask2former.evaluation.evaluator import ImageId
 from mask2former.evaluation.mean_iou import semantic_truth
+from mask2former.evaluation.truth import truth_of
 from mask2former.inference.visualize import draw_panoptic, draw_regions, draw_semantic, overlay
 from mask2former.masks import box_of_mask
 from mask2former.structures import (
@@ -210,12 +211,11 @@ def show(
 
 def true_panoptic(sample: Sample, categories: tuple[Category, ...]) -> Panoptic:
     """The truth as an answer; an object lies above a crowd that it overlaps, void above all."""
-    ids = np.zeros(sample.masks.size, np.int32)
-    masks = render_full(sample)
-    for index in np.argsort(~sample.is_crowd, kind="stable").tolist():
-        ids[masks[index]] = index + 1
-    ids[void_of(sample)] = 0
-    areas = np.bincount(ids.ravel(), minlength=len(masks) + 1).tolist()
+    truth = truth_of(sample)
+    ids = truth.owners + 1
+    if truth.void is not None:
+        ids[truth.void] = 0
+    areas = np.bincount(ids.ravel(), minlength=len(sample.labels) + 1).tolist()
     segments = tuple(
         Segment(id=id, label=label, category=categories[label], score=1.0, area=areas[id])
         for id, label in enumerate(sample.labels.tolist(), start=1)
