@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former.archive import AnyPath, ZipPath, any_path
-from mask2former.data import bbbc038, coco, coco_panoptic, labelme, yolo
+from mask2former.data import bbbc038, coco, coco_panoptic, hf_dataset, labelme, lvis, yolo
 from mask2former.data.dataset import Dataset
 from mask2former.data.format import NO_SPLIT, Format
 from mask2former.structures import Task
@@ -15,6 +15,8 @@ from mask2former.structures import Task
 FORMATS: tuple[Format, ...] = (
     coco_panoptic.FORMAT,
     coco.FORMAT,
+    lvis.FORMAT,
+    *hf_dataset.FORMATS,
     yolo.FORMAT,
     labelme.FORMAT,
     bbbc038.FORMAT,
@@ -80,13 +82,18 @@ def find_formats(folder: AnyPath, format: str | None = None) -> list[Found]:
 def lone_split(folder: str | Path | ZipPath, val: str, format: str | None = None) -> str | None:
     """The name of the only split of a folder that has none called `val`; None if that is not so."""
     splits = {name for f in find_formats(any_path(folder), format) for name in f.splits}
-    others = [name for name in splits if not name or not name.startswith(val)]
+    others = [name for name in splits if not name or not _begins(name, val)]
     return others[0] if len(others) == len(splits) == 1 else None
 
 
 def find_splits(folder: str | Path | ZipPath) -> tuple[str, ...]:
     """The names of the splits in a folder of any known format, sorted."""
     return tuple(sorted({s for f in find_formats(any_path(folder)) for s in f.splits if s}))
+
+
+def _begins(name: str, split: str) -> bool:
+    """Whether a split may be called so: CVAT names its own Train and Validation."""
+    return name.lower().startswith(split.lower())
 
 
 def _choose(folder: AnyPath, split: str | None, splits: list[str]) -> str:
@@ -99,7 +106,7 @@ def _choose(folder: AnyPath, split: str | None, splits: list[str]) -> str:
         raise ValueError(f"{folder}: has the splits {named}; name the one to open")
     if split in splits:
         return split
-    longer = [name for name in splits if name.startswith(split)]
+    longer = [name for name in splits if _begins(name, split)]
     if len(longer) != 1:
         raise ValueError(f"{folder}: has no split {split!r}, only {named}; name one of these")
     return longer[0]

@@ -48,7 +48,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
         keep_freed_memory()
     torch.manual_seed(config.seed)
     dataset, validation = config.data.open_train(), config.data.open_val()
-    stream = Stream(dataset, config.view, config.model.view, config.seed)
+    stream = Stream(dataset, config.view, config.model.view, config.seed, config.repeat_threshold)
     state = checkpoint.read(folder, config)
     # What it started from is not needed once there is a checkpoint.
     model = build_model(config) if state is None else Mask2Former(config.model).train()
