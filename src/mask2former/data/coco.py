@@ -51,7 +51,8 @@ class CocoInstances:
     ) -> None:
         """Read and check the annotations; images and encodings are read when asked for.
 
-        `mend` first changes what a tool has written otherwise than COCO does. Raises FileNotFoundError or ValueError naming the file, the record and the cure.
+        `mend` first changes what a tool has written otherwise than COCO does. Raises
+        FileNotFoundError or ValueError naming the file, the record and the cure.
         """
         self.path, self.images_dir = any_path(annotations_json), any_path(images_dir)
         content = read_coco_json(self.path, "instance", mend)

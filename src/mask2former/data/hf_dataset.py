@@ -190,7 +190,7 @@ def _class_names(table: Table, folder: Path) -> dict[int, str]:
                 ) from None
     for column in ("objects", "segments"):
         feature = table.features.get(column)
-        category = (getattr(feature, "feature", None) or {}).get("category")
+        category: Any = (getattr(feature, "feature", None) or {}).get("category")
         if hasattr(category, "names"):
             return dict(enumerate(category.names))
     raise ValueError(
