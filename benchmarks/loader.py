@@ -4,7 +4,8 @@ python -m benchmarks.loader [--views 60] [--size 512] [--workers 0 1 2]
 
 Drawn scenes are written to disk (PNG) and read as panoptic maps and as run-length encodings, with
 COCO's view (crops of 1024, scaled by 0.1 to 2) and ADE20K's (crops of 512, with colour). Prints a
-table and writes JSON. The parts of a view are in processor time, which others' load does not change.
+table and writes JSON. The parts of a view are in processor time, which is
+no matter of what else runs.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from mask2former.inference.visualize import (
 )
 from mask2former.structures import TASKS, Category, Panoptic, Sample, Segment, Segmentation
 from mask2former.training.evaluate import check_categories, evaluators
-from mask2former.training.trainer import summary
+from mask2former.training.log import summary
 
 Picture = UInt8[np.ndarray, "H W 3"]
 COLUMNS = ("image", "truth", "panoptic", "instances", "semantic")

@@ -6,7 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former.archive import AnyPath, ZipPath, any_path
-from mask2former.data import bbbc038, coco, coco_panoptic, hf_dataset, labelme, lvis, yolo
+from mask2former.data import (
+    ade20k,
+    bbbc038,
+    camvid,
+    cityscapes,
+    coco,
+    coco_panoptic,
+    hf_dataset,
+    label_maps,
+    labelme,
+    lvis,
+    mapillary,
+    yolo,
+)
 from mask2former.data.dataset import Dataset
 from mask2former.data.format import NO_SPLIT, Format
 from mask2former.structures import Task
@@ -19,7 +32,12 @@ FORMATS: tuple[Format, ...] = (
     *hf_dataset.FORMATS,
     yolo.FORMAT,
     labelme.FORMAT,
+    *ade20k.FORMATS,
+    *cityscapes.FORMATS,
+    *mapillary.FORMATS,
+    camvid.FORMAT,
     bbbc038.FORMAT,
+    label_maps.FORMAT,
 )
 
 

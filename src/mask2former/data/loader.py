@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -145,7 +146,17 @@ def batches(
         batch_sampler=indices,
         num_workers=workers,
         collate_fn=lambda examples: collate(examples, divisor),
+        worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
+
+
+def _ignore_signals(worker: int) -> None:
+    """A terminal or a cluster signals all processes; the training that reads from this one decides.
+
+    A worker ends when it is told to through its queue, or finds its parent gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        signal.signal(number, signal.SIG_IGN)
