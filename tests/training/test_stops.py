@@ -28,7 +28,10 @@ from mask2former.training.trainer import train
 from trainings import CONFIG, log_of, start, weights
 
 EXACT = ("step", "loss", "class", "mask", "dice", "cells", "gradient_norm", "rate", "evaluation")
-WRITTEN = ["best", "checkpoint.pth", "config.yaml", "log.jsonl", "model"]
+WRITTEN = [
+    *("best", "checkpoint.pth", "config.yaml", "evaluation.json", "log.jsonl", "model"),
+    "report.html",
+]
 
 
 def figures_of(model: Mask2Former, *arguments: object) -> dict[str, float]:

@@ -79,8 +79,10 @@ def test_a_training_leaves_everything_in_its_folder(tmp_path: Path) -> None:
         "best",
         "checkpoint.pth",
         "config.yaml",
+        "evaluation.json",
         "log.jsonl",
         "model",
+        "report.html",
     ]
     assert {"PQ", "AP", "mIoU"} <= figures.keys()
     lines = log_of(folder)

@@ -96,6 +96,9 @@ class AveragePrecision:
         remember(self.images, other.images)
         self.records.update(other.records)
 
+    def fresh(self) -> Self:
+        return type(self)(self.categories, max_detections=self.max_detections)
+
     def compute(self) -> dict[str, float]:
         images: list[Record] = []
         truth: list[Record] = []

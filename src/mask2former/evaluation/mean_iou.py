@@ -59,6 +59,9 @@ class MeanIoU:
         remember(self.images, other.images)
         self.confusion += other.confusion
 
+    def fresh(self) -> Self:
+        return type(self)(self.categories)
+
     def compute(self) -> dict[str, float]:
         total = int(self.confusion.sum())
         if total == 0:

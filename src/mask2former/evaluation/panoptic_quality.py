@@ -214,6 +214,9 @@ class PanopticQuality:
         remember(self.images, other.images)
         self.tally += other.tally
 
+    def fresh(self) -> Self:
+        return type(self)(self.categories)
+
     def compute(self) -> dict[str, float]:
         return summarize(self.tally, self.categories)
 

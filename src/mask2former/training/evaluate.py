@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch.distributed
 from rich.progress import track
 
 from mask2former.data.dataset import Dataset
 from mask2former.evaluation.average_precision import AveragePrecision
-from mask2former.evaluation.evaluator import Evaluator, Grouped, merge_across_ranks
+from mask2former.evaluation.evaluator import (
+    Evaluator,
+    Grouped,
+    merge_across_ranks,
+    update_with_figures,
+)
 from mask2former.evaluation.mean_iou import MeanIoU
 from mask2former.evaluation.panoptic_quality import PanopticQuality
 from mask2former.segmenter import Segmenter
-from mask2former.structures import Category, Task
+from mask2former.structures import Category, Sample, Segmentation, Task
+
+OnImage = Callable[[Sample, Segmentation, dict[str, float]], None]
 
 
 def evaluators(
@@ -40,10 +47,13 @@ def evaluate(
     *,
     groups: Mapping[int | str, str] | None = None,
     progress: bool = True,
+    on_image: OnImage | None = None,
 ) -> dict[str, float]:
     """PQ, AP and mIoU (in percent) of all tasks, from one forward pass an image.
 
-    Where several processes run under torch.distributed they share the images, and each returns the
+    `on_image` is called with every image's sample, result and own figures ("PQ", "AP", "mIoU",
+    "PQ/<class>" ...), where there are several processes in the one that measured the image. Where
+    several processes run under torch.distributed they share the images, and each returns the
     figures of all. ValueError if the data set's classes are not the model's, in the model's order.
     """
     check_categories(segmenter.categories, dataset.categories)
@@ -59,8 +69,14 @@ def evaluate(
     for i in track(indices, "evaluating", disable=not progress, transient=True):
         sample = dataset[i]
         (result,) = segmenter.segment([sample.image], [sample.name], tasks)
+        if on_image is None:
+            for evaluator in measuring:
+                evaluator.update(result, sample)
+            continue
+        of_image: dict[str, float] = {}
         for evaluator in measuring:
-            evaluator.update(result, sample)
+            of_image |= update_with_figures(evaluator, result, sample)
+        on_image(sample, result, of_image)
     figures: dict[str, float] = {}
     for evaluator in measuring:
         figures |= merge_across_ranks(evaluator).compute()

@@ -67,7 +67,7 @@ def kept_lines(path: Path, first: int, evaluated: int) -> list[str]:
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

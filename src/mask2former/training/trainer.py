@@ -26,11 +26,13 @@ from mask2former.training.activations import checkpoint_activations
 from mask2former.training.config import TrainConfig
 from mask2former.training.devices import make_fabric, synchronise_norms
 from mask2former.training.evaluate import check_categories, evaluate
+from mask2former.training.examine import Examination
 from mask2former.training.freeze import freeze
 from mask2former.training.log import Log, progress_bar, replace_text, summary
 from mask2former.training.loggers import open_loggers
 from mask2former.training.memory import explained, keep_freed_memory, peak_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
+from mask2former.training.report import report_evaluation
 from mask2former.training.signals import Signals, Stopped
 from mask2former.training.state import BEST, LAST, State
 from mask2former.weights import load, load_tensors
@@ -49,8 +51,9 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     of this call (empty if all had been done before).
 
     The folder gets `config.yaml`, `log.jsonl` (every step's losses, every evaluation),
-    `checkpoint.pth`, and weights that `Segmenter.from_pretrained` reads: the last in `model/`, the
-    best in `best/`. Told to stop by a signal, it saves and raises `Stopped`.
+    `checkpoint.pth`, weights that `Segmenter.from_pretrained` reads, the last in `model/`, the best
+    in `best/`, and after every evaluation `evaluation.json` and the page `report.html`. Told to
+    stop by a signal, it saves and raises `Stopped`.
     """
     folder = Path(folder)
     fabric = make_fabric(config)
@@ -110,9 +113,15 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
                 if ranks == 1:  # of several processes the others would wait for this one
                     signals.idle = f"the {state.step} steps that are done are saved in {folder}"
                 weights = state.weights_to_use()
-                figures = evaluate_weights(weights, validation)
+                examination = Examination(config.model.categories)
+                figures = evaluate_weights(weights, validation, examination)
                 signals.idle = ""
                 log.write({"step": state.step, "evaluation": figures})
+                report_evaluation(
+                    *(folder, examination, figures, state.step, weights),
+                    train_images=len(dataset),
+                    is_first_rank=rank == 0,
+                )
                 progress.print(f"step {state.step}: {summary(figures)}")
                 state.evaluated = state.step
                 if state.best.update(figures, state.step, config.metric) and rank == 0:
@@ -205,8 +214,11 @@ def evaluation_is_due(config: TrainConfig, state: State) -> bool:
     return state.step >= config.steps or (every > 0 and state.step % every == 0)
 
 
-def evaluate_weights(weights: Mask2Former, validation: Dataset) -> dict[str, float]:
-    return evaluate(Segmenter(weights), validation, validation.tasks, progress=False)
+def evaluate_weights(
+    weights: Mask2Former, validation: Dataset, examination: Examination
+) -> dict[str, float]:
+    tasks, hook = validation.tasks, examination.update
+    return evaluate(Segmenter(weights), validation, tasks, progress=False, on_image=hook)
 
 
 def description(
