@@ -258,3 +258,8 @@ def test_classes_must_be_the_same() -> None:
         check_categories(tiny.categories(3), CATEGORIES)
     with pytest.raises(ValueError, match="none; only in the model: none"):
         check_categories(CATEGORIES, CATEGORIES[::-1])
+
+
+def test_rare_classes_are_not_repeated_where_nobody_knows_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Scenes data sets do not tell"):
+        train(replace(CONFIG, repeat_threshold=0.001), tmp_path)

@@ -93,6 +93,10 @@ class LabelMe:
     def __len__(self) -> int:
         return len(self._records)
 
+    def labels_of(self, index: int) -> set[int]:
+        names = self._records[index].names
+        return {i for i, category in enumerate(self.categories) if category.name in names}
+
     def __getitem__(self, index: int) -> Sample:
         record = self._records[index]
         label_of = {category.name: i for i, category in enumerate(self.categories)}

@@ -42,6 +42,9 @@ class Yolo:
     def __len__(self) -> int:
         return len(self._images)
 
+    def labels_of(self, index: int) -> set[int]:
+        return set(self._read_labels(labels_of(self._images[index]), (1, 1))[0])
+
     def __getitem__(self, index: int) -> Sample:
         path = self._images[index]
         image = read_image(path)

@@ -99,6 +99,7 @@ class TrainConfig:
     initial_classes: Literal["same", "by_name"] = "same"
     backbone_weights: str | None = None  # else, a classifier's whose backbone it starts from
     seed: int = 0
+    repeat_threshold: float = 0.0  # images of classes in a smaller share of them come oftener
     workers: int = 1
     evaluate_every: int = 5_000  # steps; 0: at the end only
     checkpoint_every: int = 1_000

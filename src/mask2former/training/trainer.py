@@ -68,7 +68,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     dataset, validation = config.data.open_train(), config.data.open_val()
     for opened in (dataset, validation):
         check_categories(config.model.categories, opened.categories)
-    stream = Stream(dataset, config.view, config.model.view, config.seed)
+    stream = Stream(dataset, config.view, config.model.view, config.seed, config.repeat_threshold)
     saved = checkpoint.read(folder, config)
     # What it started from is not needed once there is a checkpoint.
     model = build_model(config) if saved is None else Mask2Former(config.model).train()
