@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 import tiny
+from mask2former.data import loader
 from mask2former.data.loader import Example, Stream, batches, collate
 from mask2former.data.transforms import TrainView
 from mask2former.masks import IdMapMasks
@@ -163,3 +166,16 @@ def test_data_set_without_images() -> None:
 def test_many_steps_are_not_listed_beforehand() -> None:
     first = next(batches(stream(), batch_size=2, first=10**12, last=10**13, workers=0))
     assert len(first.names) == 2
+
+
+def test_signals_are_for_the_training_to_answer() -> None:
+    """A loading process that a terminal's Ctrl-C or a cluster reaches, too, goes on."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        loader._ignore_signals(0)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

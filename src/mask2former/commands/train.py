@@ -15,6 +15,7 @@ from mask2former.presets import PRESETS
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import TrainConfig
 from mask2former.training.log import summary
+from mask2former.training.signals import Stopped
 from mask2former.training.trainer import train
 
 
@@ -30,6 +31,8 @@ def run_training(options: Train) -> None:
     )
     try:
         figures = train(config, options.out) or last_evaluation(options.out / "log.jsonl")
+    except Stopped:
+        raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the same command goes on from the last checkpoint in {options.out}, if there is one"
@@ -51,6 +54,9 @@ def build_config(options: Train) -> TrainConfig:
         "batch_size": options.batch_size,
         "optimizer.rate": options.rate,
         "seed": options.seed,
+        "accumulate": options.accumulate,
+        "devices": options.devices,
+        "precision": options.precision,
     }
     for key, value in shortcuts.items():
         if value is not None:
