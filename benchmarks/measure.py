@@ -68,7 +68,7 @@ def _serve(connection: Connection, make: Make, arguments: tuple[Any, ...], threa
                 run = make(*arguments)
                 before = _settled()
                 run()  # warm, and where memory peaks
-                connection.send((before, _status("VmHWM")))
+                connection.send((before, status("VmHWM")))
                 continue
             assert run is not None
             if what == "run":
@@ -86,10 +86,10 @@ def _settled() -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """A field of this process's status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))

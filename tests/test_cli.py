@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,19 +24,19 @@ from mask2former.commands.options import (
     Convert,
     Demo,
     Evaluate,
+    Finetune,
     Models,
     Predict,
-    Preset,
     Train,
     Verify,
 )
 from mask2former.commands.predict import describe
-from mask2former.commands.train import build_config
+from mask2former.commands.train import build_config, starts_from_nothing
 from mask2former.data.class_lists import class_list
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig, write_coco_panoptic
 from mask2former.masks import decode_rle
 from mask2former.modeling.mask2former import Mask2Former
-from mask2former.presets import PRESETS
+from mask2former.presets import OWN
 from mask2former.presets.compact import compact_model
 from mask2former.segmenter import Segmenter
 from mask2former.structures import (
@@ -55,6 +55,7 @@ from mask2former.weights.released import released_models
 COMMANDS = {
     "predict": Predict,
     "train": Train,
+    "finetune": Finetune,
     "evaluate": Evaluate,
     "convert": Convert,
     "models": Models,
@@ -123,7 +124,8 @@ def test_help_shows_an_example_that_is_understood(
     assert documentation is not None
     example = documentation.split("Example: mask2former ")[1].splitlines()[0]
     options = tyro.cli(
-        Predict | Train | Evaluate | Convert | Models | Verify | Demo, args=shlex.split(example)
+        Predict | Train | Finetune | Evaluate | Convert | Models | Verify | Demo,
+        args=shlex.split(example),
     )
     assert isinstance(options, COMMANDS[command])
 
@@ -138,8 +140,11 @@ def test_help_does_not_wait_for_torch() -> None:
     assert not imported & {"torch", "numpy", "cv2"}
 
 
-def test_the_presets_that_the_help_names_exist() -> None:
-    assert set(get_args(Preset)) == set(PRESETS)
+def test_the_help_names_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*OWN, "coco-panoptic-r50"))
 
 
 def test_errors_are_told_without_a_traceback_unless_it_is_asked_for(
@@ -580,6 +585,7 @@ def test_a_config_file_takes_the_place_of_a_preset(tmp_path: Path, data: Path) -
         ({"preset": "scenes", "overrides": ("steps.all=1",)}, "steps has no fields"),
         ({"preset": "scenes", "overrides": ("steps",)}, "expected KEY=VALUE"),
         ({"preset": "nuclei"}, "--preset nuclei: give the data set's folder"),
+        ({"preset": "coco_panoptic_r5"}, "did you mean coco-panoptic-r50"),
         ({"preset": "scenes", "config": Path("x.yaml")}, "--preset and --config"),
         ({}, "nothing to train on"),
     ],
@@ -589,6 +595,57 @@ def test_faulty_training_options_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=text):
         build_config(Train(out=tmp_path, **fields))
+
+
+def test_a_recipe_of_the_zoo_wants_a_pretrained_backbone(tmp_path: Path) -> None:
+    options = Train(out=tmp_path, preset="coco_panoptic_r50", data="x")
+    assert starts_from_nothing(build_config(options))
+    given = replace(options, overrides=("backbone_weights=resnet50.pth",))
+    assert not starts_from_nothing(build_config(given))
+    assert not starts_from_nothing(build_config(replace(options, preset="scenes")))
+
+
+# --- finetune -------------------------------------------------------------------------------------
+
+
+def test_finetune_says_what_it_chose_and_goes_on(
+    data: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["finetune", "--data", str(data), "--model", model, "--out", str(out)]
+    assert main([*words, "--plan-only"]) == 0
+    printed = capsys.readouterr().out
+    assert "11, 0 new" in printed
+    assert "3 images" in printed
+    assert not out.exists()
+    words += ["--batch-size", "1"]
+    words += [word for override in SMALL for word in ("--set", override)]
+    assert main([*words, "--steps", "1"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--steps", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "resuming at step 1 of 2" in printed
+    assert "chosen" not in printed  # that was settled when it began
+    assert Mask2Former.from_pretrained(out / "model").config.categories == CATEGORIES
+    assert main([*words[:3], "--model", "scenes", "--out", str(out)]) == 2
+    assert f"begun with --data {data}, --model {model}, --size 64" in capsys.readouterr().err
+    assert main([*words, "--size", "96"]) == 2
+    assert "--size 64" in capsys.readouterr().err
+
+
+def test_finetune_looks_at_the_splits_that_are_set(
+    data: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["finetune", "--data", str(data), "--model", model, "--out", str(tmp_path / "run")]
+    words += ["--plan-only", "--size", "96"]
+    assert main([*words, "--set", "data.train=val", "--set", "data.limit=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 images" in printed
+    assert "96" in printed
+    assert main([*words, "--set", "data.val=test"]) == 2
+    assert "has no split 'test', only train, val" in capsys.readouterr().err
+    assert main([*words, "--set", "data.vall=test"]) == 2
+    assert "did you mean 'val'" in capsys.readouterr().err
 
 
 def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:

@@ -87,7 +87,11 @@ def test_a_whole_number_will_do_for_a_float() -> None:
         ({"name": "a", "count": True}, r"^here\.count: expected int, got True$"),
         ({"name": "a", "filled": 1}, r"^here\.filled: expected bool, got 1$"),
         ({"name": "a", "filled": None}, r"^here\.filled: expected bool, got None$"),
-        ({"name": "a", "shape": {"side": 1.0}}, r"^here\.shape\.type: expected one of Circle, Sq"),
+        ({"name": "a", "shape": {"side": 1.0}}, r"^here\.shape: unknown key 'side'"),
+        (
+            {"name": "a", "shape": {"type": "Cube"}},
+            r"^here\.shape\.type: expected one of Circle, Sq",
+        ),
         (
             {"name": "a", "shape": {"type": "Circle", "radios": 1.0}},
             r"^here\.shape: unknown key 'radios'; did you mean 'radius'",

@@ -65,6 +65,12 @@ class ZipPath:
         at = posixpath.normpath(posixpath.join(self._at, str(name)))
         return self._inside("" if at == "." else at)
 
+    def joinpath(self, *names: str | Path) -> ZipPath:
+        path = self
+        for name in names:
+            path = path / name
+        return path
+
     def __str__(self) -> str:
         return f"{self._archive.path}/{self._at}" if self._at else str(self._archive.path)
 

@@ -11,7 +11,16 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from mask2former.commands.options import Convert, Demo, Evaluate, Models, Predict, Train, Verify
+from mask2former.commands.options import (
+    Convert,
+    Demo,
+    Evaluate,
+    Finetune,
+    Models,
+    Predict,
+    Train,
+    Verify,
+)
 
 DESCRIPTION = """Segment images with one model: panoptic, instance and semantic.
 
@@ -36,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
     words = [word for word in words if word != "--traceback"]
     options = tyro.cli(
-        Predict | Train | Evaluate | Convert | Models | Verify | Demo,
+        Predict | Train | Finetune | Evaluate | Convert | Models | Verify | Demo,
         prog="mask2former",
         description=DESCRIPTION,
         args=words or ["--help"],
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAULT
 
 
-def run(options: Predict | Train | Evaluate | Convert | Models | Verify | Demo) -> int:
+def run(options: Predict | Train | Finetune | Evaluate | Convert | Models | Verify | Demo) -> int:
     """Do what the options say. Imports wait until here, as torch's takes seconds."""
     if isinstance(options, Predict):
         from mask2former.commands.predict import predict
@@ -69,6 +78,10 @@ def run(options: Predict | Train | Evaluate | Convert | Models | Verify | Demo) 
         from mask2former.commands.train import run_training
 
         run_training(options)
+    elif isinstance(options, Finetune):
+        from mask2former.commands.finetune import finetune
+
+        finetune(options)
     elif isinstance(options, Evaluate):
         from mask2former.commands.evaluate import measure
 

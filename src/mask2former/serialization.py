@@ -14,7 +14,8 @@ T = TypeVar("T")
 def to_dict(config: Any) -> Any:
     """A tree of dataclasses as plain dictionaries, lists and scalars.
 
-    Where a field may hold one of several dataclasses, its dictionary says which under "type".
+    Where a field may hold one of several dataclasses, its dictionary says which under "type"; the
+    first of them is what is read where that is missing.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         hints = typing.get_type_hints(type(config))
@@ -83,6 +84,8 @@ def _dataclass_value(classes: list[type], value: Any, where: str) -> Any:
     if len(classes) == 1:
         return from_dict(classes[0], value, where)
     names = {cls.__name__: cls for cls in classes}
+    if isinstance(value, dict) and "type" not in value:
+        return from_dict(classes[0], value, where)  # written when there was no choice
     if not isinstance(value, dict) or value.get("type") not in names:
         raise ValueError(f"{where}.type: expected one of {', '.join(names)}")
     rest = {key: item for key, item in value.items() if key != "type"}

@@ -10,6 +10,7 @@ from mask2former.data.class_lists import LISTS, categories_named, class_list, th
 # How many classes, and how many of them are things, as the released models have them.
 COUNTS = {
     "ade20k": (150, 100),
+    "ade20k_full": (847, 0),
     "cityscapes": (19, 8),
     "coco": (133, 80),
     "mapillary": (65, 37),
@@ -48,6 +49,13 @@ def test_ids_are_unique_where_a_class_is_new() -> None:
     found = categories_named([*names, "drone", "kite string"])
     assert len({category.id for category in found}) == 82
     assert found[0] == class_list("coco")[0]
+
+
+def test_a_list_of_names_alone_is_not_asked() -> None:
+    """All of the full ADE20K would be stuff, in colours that are made up."""
+    names = [category.name for category in class_list("ade20k_full")[:9]]
+    assert names[1] == "building, edifice"
+    assert all(c.is_thing for c in categories_named(names[1:2]))
 
 
 def test_names_that_no_benchmark_knows_are_things() -> None:

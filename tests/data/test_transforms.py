@@ -257,3 +257,25 @@ def test_hue_turns_by_36_degrees_at_most() -> None:
         assert min(g, b) <= 0.75 * r  # brightness and saturation may wash it out, not more
         turned += abs(g - b) > 5
     assert turned > 50
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+def scaled(view: TrainView, size: tuple[int, int], seed: int) -> tuple[int, int]:
+    """What an image is scaled to, read off a crop that is larger than it."""
+    whole = replace(view, crop=(10_000, 10_000))
+    return random_crop(size, whole, np.random.default_rng(seed))[1]
+
+
+def test_sides_are_drawn_from_a_list() -> None:
+    view = TrainView(sizes=(30, 45, 60), fit="shortest_side")
+    found = {scaled(view, (90, 120), seed) for seed in range(50)}
+    assert found == {(30, 40), (45, 60), (60, 80)}
+
+
+def test_elongated_images_keep_to_the_longest_side() -> None:
+    view = TrainView(sizes=(60,), fit="shortest_side", longest_side=240)
+    assert scaled(view, (100, 400), 0) == (60, 240)
+    assert scaled(view, (100, 800), 0) == (30, 240)
+    assert scaled(view, (800, 100), 0) == (240, 30)

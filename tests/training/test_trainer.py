@@ -205,6 +205,20 @@ def test_training_starts_from_initial_weights(tmp_path: Path) -> None:
         build_model(other)
 
 
+def test_training_starts_from_a_model_of_other_classes(tmp_path: Path) -> None:
+    tiny.model(CONFIG.model).save_pretrained(tmp_path / "start")
+    known = CONFIG.model.categories[2]
+    config = replace(
+        CONFIG,
+        initial_weights=str(tmp_path / "start"),
+        initial_classes="by_name",
+        model=replace(CONFIG.model, categories=(*tiny.categories(3), known)),
+    )
+    head, source = build_model(config).decoder.head, tiny.model(CONFIG.model).decoder.head
+    assert len(head.class_logits.weight) == 5
+    assert torch.equal(head.class_logits.weight[[3, 4]], source.class_logits.weight[[2, -1]])
+
+
 def test_average_moves_by_its_decay_and_faster_when_young() -> None:
     model = tiny.model()
     average = Average(model, 0.9)

@@ -15,6 +15,8 @@ from mask2former.modeling.mask2former import Mask2Former
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.training.config import ScenesData, TrainConfig
 from mask2former.training.trainer import build_model
+from mask2former.weights import load
+from mask2former.weights.native import save_model
 from mask2former.weights.pretrained import load_backbone
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
@@ -164,3 +166,16 @@ def test_a_training_starts_from_it(tmp_path: Path) -> None:
     weights = build_model(config).backbone.state_dict()
     for name, tensor in source().backbone.state_dict().items():
         assert torch.equal(weights[name], tensor), name
+
+
+def test_from_a_model_of_this_package(tmp_path: Path) -> None:
+    save_model(source(), tmp_path / "model")
+    model = Mask2Former(RESNET)
+    load_backbone(model, tmp_path / "model")
+    for name, tensor in source().backbone.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[name], tensor), name
+    embedded = load("scenes")
+    other = Mask2Former(replace(RESNET, backbone=embedded.config.backbone))
+    load_backbone(other, "scenes")
+    weight = embedded.backbone.state_dict()["stem.conv.weight"]
+    assert torch.equal(other.backbone.state_dict()["stem.conv.weight"], weight)

@@ -10,7 +10,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 Task = Literal["panoptic", "instance", "semantic"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Preset = Literal["custom", "memorise", "nuclei", "scenes", "scenes-cells"]
 
 # An empty hint keeps "(default: None)" out of the help; what leaving it out means is in the text.
 Tasks = Annotated[UseAppendAction[tuple[Task, ...]], arg(metavar="TASK", help_behavior_hint="")]
@@ -19,6 +18,9 @@ Format = Literal["mask2former", "transformers", "detectron2"]
 Classes = Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path, arg(metavar="DIR")]
+Precision = Annotated[
+    Literal["32-true", "bf16-mixed", "16-mixed"] | None, arg(help_behavior_hint="")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +76,10 @@ class Train:
     """Folder of this training: config, log, checkpoint, and the weights in model/."""
     data: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """A data set in COCO's panoptic or instance format. The presets of scenes draw their own."""
-    preset: Annotated[Preset | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """custom (any data set; the default), nuclei, scenes, scenes-cells (what scenes begins with),
-    or memorise (eight images by heart)."""
+    memorise (eight images by heart), or the paper's recipe of a model that `mask2former models`
+    lists as released, as in coco-panoptic-r50."""
     config: File = None
     """A YAML file, as every training writes one, in place of a preset."""
     steps: Count = None
@@ -93,15 +96,54 @@ class Train:
     """Parts that a step is computed in, one after the other: so much less memory for it."""
     devices: Count = None
     """GPUs of this computer (or processes, on a CPU) that share a step. All GPUs if left out."""
-    precision: Annotated[
-        Literal["32-true", "bf16-mixed", "16-mixed"] | None, arg(help_behavior_hint="")
-    ] = None
+    precision: Precision = None
     """What the model computes in: bf16-mixed is for newer GPUs, 16-mixed for older ones."""
     overrides: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="KEY=VALUE", help_behavior_hint=""),
     ] = ()
     """Any field of the config, as in --set optimizer.weight_decay=0.1; may be repeated."""
+    threads: Count = None
+    """CPU threads of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Train a model further on another data set, with settings that are chosen from both.
+
+    Example: mask2former finetune --data data/mine --model coco-panoptic-swin-t --out runs/mine
+    """
+
+    data: Annotated[str, arg(metavar="FOLDER")]
+    """A data set in any format that is known. Its splits train and val, or as in --set
+    data.val=test."""
+    model: Annotated[str, arg(metavar="MODEL")]
+    """What to start from: a name that `mask2former models` lists, or a path; of any classes."""
+    out: Folder
+    """Folder of this training: config, log, checkpoint, and the weights in model/."""
+    size: Count = None
+    """Pixels of the images' shortest side."""
+    steps: Count = None
+    """Steps to train for."""
+    batch_size: Count = None
+    """Images of a step."""
+    rate: Annotated[float | None, arg(metavar="RATE", help_behavior_hint="")] = None
+    """Learning rate."""
+    seed: Count = None
+    """Another seed shows other views in another order."""
+    accumulate: Count = None
+    """Parts that a step is computed in, one after the other: so much less memory for it."""
+    devices: Count = None
+    """GPUs of this computer (or processes, on a CPU) that share a step. All GPUs if left out."""
+    precision: Precision = None
+    """What the model computes in: bf16-mixed is for newer GPUs, 16-mixed for older ones."""
+    overrides: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(name="set", metavar="KEY=VALUE", help_behavior_hint=""),
+    ] = ()
+    """Any field of the config, as in --set optimizer.weight_decay=0.1; may be repeated."""
+    plan_only: FlagCreatePairsOff[bool] = False
+    """Print what would be chosen, and end."""
     threads: Count = None
     """CPU threads of the model."""
 

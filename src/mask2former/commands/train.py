@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 import yaml
 from rich.console import Console
 
-from mask2former.commands.options import Train
-from mask2former.presets import PRESETS
+from mask2former.commands.options import Finetune, Train
+from mask2former.presets import find_preset
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import TrainConfig
 from mask2former.training.log import summary
@@ -23,21 +24,31 @@ def run_training(options: Train) -> None:
     """Train, and say where the weights are and what they are worth."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    config = build_config(options)
+    run(build_config(options), options.out)
+
+
+def run(config: TrainConfig, out: Path) -> None:
+    """Train into a folder, saying what and with which result."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if starts_from_nothing(config):
+        console.print(
+            f"warning: the backbone learns at {config.optimizer.backbone_multiplier:g} of the rate,"
+            " as one that is pre-trained, but it starts from nothing; give the weights of a"
+            " classifier: --set backbone_weights=FILE"
+        )
     console.print(
         f"training: {config.steps} steps of {config.batch_size} images,"
-        f" {len(config.model.categories)} classes, into {options.out}"
+        f" {len(config.model.categories)} classes, into {out}"
     )
     try:
-        figures = train(config, options.out) or last_evaluation(options.out / "log.jsonl")
+        figures = train(config, out) or last_evaluation(out / "log.jsonl")
     except Stopped:
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"the same command goes on from the last checkpoint in {options.out}, if there is one"
+            f"the same command goes on from the last checkpoint in {out}, if there is one"
         ) from None
-    console.print(f"weights: {options.out / 'model'}")
+    console.print(f"weights: {out / 'model'}")
     console.print(f"last evaluation: {summary(figures)}")
 
 
@@ -48,7 +59,21 @@ def build_config(options: Train) -> TrainConfig:
     """
     tree, source = _base(options)
     if options.data is not None and options.config is not None:
-        _set(tree, "data.folder", options.data)
+        set_value(tree, "data.folder", options.data)
+    if options.initial_weights is not None:
+        tree["initial_weights"] = options.initial_weights
+    return changed(tree, source, options)
+
+
+def changed(tree: dict[str, Any], source: str, options: Train | Finetune) -> TrainConfig:
+    """The config of a tree that messages call `source`, changed as the options say."""
+    for key, value in assignments(options):
+        set_value(tree, key, value)
+    return from_dict(TrainConfig, tree, source)
+
+
+def assignments(options: Train | Finetune) -> Iterator[tuple[str, object]]:
+    """The keys that options change, and their values. ValueError names a --set without a value."""
     shortcuts = {
         "steps": options.steps,
         "batch_size": options.batch_size,
@@ -58,17 +83,12 @@ def build_config(options: Train) -> TrainConfig:
         "devices": options.devices,
         "precision": options.precision,
     }
-    for key, value in shortcuts.items():
-        if value is not None:
-            _set(tree, key, value)
-    if options.initial_weights is not None:
-        tree["initial_weights"] = options.initial_weights
+    yield from ((key, value) for key, value in shortcuts.items() if value is not None)
     for override in options.overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override}: expected KEY=VALUE, as in --set ema=0.999")
-        _set(tree, key, _value(text))
-    return from_dict(TrainConfig, tree, source)
+        yield key, _value(text)
 
 
 def _base(options: Train) -> tuple[dict[str, Any], str]:
@@ -85,14 +105,21 @@ def _base(options: Train) -> tuple[dict[str, Any], str]:
     if config is not None:
         if options.preset is not None:
             raise ValueError("--preset and --config: give one of them, the other's job is the same")
-        return _read(config), str(config)
+        return read_config(config), str(config)
     preset = options.preset or "custom"
+    make = find_preset(preset)
     if options.data is None and not preset.startswith("scenes"):
         raise ValueError(f"--preset {preset}: give the data set's folder, too, with --data")
-    return to_dict(PRESETS[preset](options.data or "")), "config"
+    return to_dict(make(options.data or "")), "config"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def starts_from_nothing(config: TrainConfig) -> bool:
+    """Whether a backbone that is to be spared has nothing that is worth it."""
+    from_weights = config.initial_weights or config.backbone_weights
+    return not from_weights and config.optimizer.backbone_multiplier < 1
+
+
+def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; check the path")
     try:
@@ -104,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _set(tree: dict[str, Any], dotted: str, value: object) -> None:
+def set_value(tree: dict[str, Any], dotted: str, value: object) -> None:
     """Put a value where `dotted` says. Keys that do not exist are found out by `from_dict`."""
     *parents, last = dotted.split(".")
     for depth, key in enumerate(parents, start=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import islice
 
 import numpy as np
 from jaxtyping import Bool
@@ -76,10 +77,15 @@ class Bbbc038:
 
 
 def is_bbbc038(folder: AnyPath) -> bool:
-    """Whether a subfolder holds an image and masks in this layout."""
-    return folder.is_dir() and any(
-        (e / "images").is_dir() and (e / "masks").is_dir() for e in folder.iterdir()
-    )
+    """Whether a subfolder holds one image, and masks, in this layout."""
+    if not folder.is_dir():
+        return False
+    both = (e for e in folder.iterdir() if (e / "images").is_dir() and (e / "masks").is_dir())
+    first = next(both, None)
+    if first is None:
+        return False
+    images = (path for path in (first / "images").iterdir() if path.suffix.lower() in SUFFIXES)
+    return len(list(islice(images, 2))) == 1  # with more it is a split of a set of label maps
 
 
 def _read_mask(path: AnyPath, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:

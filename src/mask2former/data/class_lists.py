@@ -15,7 +15,11 @@ from mask2former.data.dataset import generated_color
 from mask2former.structures import Category
 
 FOLDER = Path(__file__).with_name("classes")
-LISTS = ("ade20k", "cityscapes", "coco", "mapillary", "youtube_vis_2019", "youtube_vis_2021")
+LISTS = (
+    *("ade20k", "ade20k_full", "cityscapes", "coco", "mapillary"),
+    *("youtube_vis_2019", "youtube_vis_2021"),
+)
+_NAMES_ALONE = ("ade20k_full",)  # which of its classes are things nobody says; colours are made up
 
 
 @cache
@@ -43,7 +47,8 @@ def categories_named(names: Sequence[str]) -> tuple[Category, ...]:
     stands twice no list is asked, so that ids stay unique.
     """
     wanted = set(names)
-    lists = [{category.name: category for category in class_list(name)} for name in LISTS]
+    asked = [name for name in LISTS if name not in _NAMES_ALONE]
+    lists = [{category.name: category for category in class_list(name)} for name in asked]
     known = max(lists, key=lambda named: len(wanted & named.keys()))
     if 2 * len(wanted & known.keys()) < len(wanted) or len(wanted) < len(names):
         known = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,23 @@ class CocoInstances:
     categories: tuple[Category, ...]
     tasks: tuple[Task, ...] = ("instance",)
 
-    def __init__(self, annotations_json: str | AnyPath, images_dir: str | AnyPath) -> None:
+    def __init__(
+        self,
+        annotations_json: str | AnyPath,
+        images_dir: str | AnyPath,
+        *,
+        categories: tuple[Category, ...] | None = None,
+    ) -> None:
         """Read and check the annotations; images and encodings are read when asked for.
+
+        `categories` stand in place of the file's, in whose ids they must be.
 
         Raises FileNotFoundError or ValueError naming the file, the record and the cure.
         """
         self.path, self.images_dir = any_path(annotations_json), any_path(images_dir)
         content = read_coco_json(self.path, "instance")
+        if categories is not None:
+            content = replace(content, categories=categories)
         self.categories = content.categories
         self._images = tuple(content.images.values())
         self._objects = _read_objects(content)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,14 +54,28 @@ class CocoPanoptic:
         images_dir: str | AnyPath,
         *,
         things_only: bool = False,
+        categories: tuple[Category, ...] | None = None,
+        file_name: Callable[[str], str] | None = None,
+        allow_empty: bool = False,
     ) -> None:
         """Read and check the JSON; images and PNGs are read when they are asked for.
+
+        For files that a benchmark's own tools wrote: `categories` stand in place of the file's, in
+        whose ids they must be; `file_name` gives an image's file by its id; with `allow_empty` a
+        segment without a pixel stays, as an empty mask.
 
         Raises FileNotFoundError or ValueError naming the file, the record and the cure.
         """
         self.path, self.png_dir = any_path(annotations_json), any_path(png_dir)
         self.images_dir = any_path(images_dir)
         content = read_coco_json(self.path, "panoptic")
+        if categories is not None:
+            content = replace(content, categories=categories)
+        if file_name is not None:
+            images = content.images.items()
+            renamed = {id: replace(image, file_name=file_name(str(id))) for id, image in images}
+            content = replace(content, images=renamed)
+        self.allow_empty = allow_empty
         self._records = _read_records(content)
         for record in self._records[:1]:  # a wrong folder shows at once
             name = f"{self.path}: image {record.image.id}"
@@ -83,7 +97,12 @@ class CocoPanoptic:
         record = self._records[index]
         name = f"{self.path}: image {record.image.id}"
         id_map = _read_png(self.png_dir / record.png, record.image.size, name)
-        _check_ids(id_map, record.ids, f"{name}, {self.png_dir / record.png}")
+        lacking = _check_ids(id_map, record.ids, f"{name}, {self.png_dir / record.png}")
+        if lacking and not self.allow_empty:
+            raise ValueError(
+                f"{name}, {self.png_dir / record.png}: segment {lacking[0]} of 'segments_info' has"
+                " no pixel in the PNG; drop the segment or restore the PNG"
+            )
         kept = [i for i, label in enumerate(record.labels) if label in self._new_label]
         return Sample(
             image=read_annotated_image(
@@ -173,7 +192,8 @@ def _read_png(path: AnyPath, size: tuple[int, int], record: str) -> Int32[np.nda
     return ids_of_colors(pixels)
 
 
-def _check_ids(id_map: Int32[np.ndarray, "H W"], ids: Sequence[int], record: str) -> None:
+def _check_ids(id_map: Int32[np.ndarray, "H W"], ids: Sequence[int], record: str) -> list[int]:
+    """Raise ValueError if a pixel has an id of none of `ids`; returns those that have no pixel."""
     flat = id_map.ravel()
     starts = np.concatenate([flat[:1], flat[1:][flat[1:] != flat[:-1]]])  # few, quick to sort
     painted = set(np.unique(starts).tolist()) - {0}
@@ -182,11 +202,7 @@ def _check_ids(id_map: Int32[np.ndarray, "H W"], ids: Sequence[int], record: str
             f"{record}: the PNG has pixels of id {unexplained}, which no segment in"
             " 'segments_info' has; add the segment, or paint the pixels 0 (void)"
         )
-    for missing in sorted(set(ids) - painted)[:1]:
-        raise ValueError(
-            f"{record}: segment {missing} of 'segments_info' has no pixel in the PNG; drop the"
-            " segment or restore the PNG"
-        )
+    return sorted(set(ids) - painted)
 
 
 # --- the layout it lies in --------------------------------------------------------------------

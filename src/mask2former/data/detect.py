@@ -6,13 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former.archive import AnyPath, ZipPath, any_path
-from mask2former.data import bbbc038, coco, coco_panoptic
+from mask2former.data import (
+    ade20k,
+    bbbc038,
+    camvid,
+    cityscapes,
+    coco,
+    coco_panoptic,
+    label_maps,
+    labelme,
+    mapillary,
+    yolo,
+)
 from mask2former.data.dataset import Dataset
 from mask2former.data.format import NO_SPLIT, Format
 from mask2former.structures import Task
 
 # Where several fit, the first is taken: those with the most telling layout stand first.
-FORMATS: tuple[Format, ...] = (coco_panoptic.FORMAT, coco.FORMAT, bbbc038.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    coco_panoptic.FORMAT,
+    coco.FORMAT,
+    yolo.FORMAT,
+    labelme.FORMAT,
+    *ade20k.FORMATS,
+    *cityscapes.FORMATS,
+    *mapillary.FORMATS,
+    camvid.FORMAT,
+    bbbc038.FORMAT,
+    label_maps.FORMAT,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +93,13 @@ def find_formats(folder: AnyPath, format: str | None = None) -> list[Found]:
     return [f for f in found if f.splits]
 
 
+def lone_split(folder: str | Path | ZipPath, val: str, format: str | None = None) -> str | None:
+    """The name of the only split of a folder that has none called `val`; None if that is not so."""
+    splits = {name for f in find_formats(any_path(folder), format) for name in f.splits}
+    others = [name for name in splits if not name or not name.startswith(val)]
+    return others[0] if len(others) == len(splits) == 1 else None
+
+
 def find_splits(folder: str | Path | ZipPath) -> tuple[str, ...]:
     """The names of the splits in a folder of any known format, sorted."""
     return tuple(sorted({s for f in find_formats(any_path(folder)) for s in f.splits if s}))
@@ -79,7 +108,7 @@ def find_splits(folder: str | Path | ZipPath) -> tuple[str, ...]:
 def _choose(folder: AnyPath, split: str | None, splits: list[str]) -> str:
     if split is None and len(splits) == 1:
         return splits[0]
-    if split is None and NO_SPLIT in splits:
+    if not split and NO_SPLIT in splits:
         return NO_SPLIT
     named = ", ".join(name for name in splits if name) or "none at all"
     if split is None:

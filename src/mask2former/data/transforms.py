@@ -25,12 +25,15 @@ PAD = 128  # grey that fixed-size crops are padded with
 class TrainView:
     """How an image is shown to a model in training; the default is COCO's large-scale jitter.
 
-    The image is scaled to `size` times a factor drawn from `scale`: its longest side if `fit` is
-    "inside", its shortest if "shortest_side". Then a crop is taken; what it lacks is padded.
+    The image is scaled to `size` times a factor drawn from `scale`, or to one of `sizes`: its
+    longest side if `fit` is "inside", its shortest if "shortest_side". Then a crop is taken; what
+    it lacks is padded.
     """
 
     size: int = 1024  # pixels
     scale: tuple[float, float] = (0.1, 2.0)
+    sizes: tuple[int, ...] = ()  # pixels; in place of `size` and `scale`, each as likely
+    longest_side: int | None = None  # pixels; what no side may exceed once it is scaled
     fit: Literal["inside", "shortest_side"] = "inside"
     crop: tuple[int, int] = (1024, 1024)  # (H, W)
     flip: bool = True  # left and right
@@ -88,8 +91,10 @@ def random_crop(
 ) -> tuple[Box, tuple[int, int]]:
     """The part of the image that is shown (x0, y0, x1, y1), and its size (h, w) on the canvas."""
     height, width = size[0], size[1]
-    side = view.size * rng.uniform(*view.scale)
+    side = float(rng.choice(view.sizes)) if view.sizes else view.size * rng.uniform(*view.scale)
     ratio = side / (max(height, width) if view.fit == "inside" else min(height, width))
+    if view.longest_side is not None:
+        ratio = min(ratio, view.longest_side / max(height, width))
     scaled_h, scaled_w = max(round(height * ratio), 1), max(round(width * ratio), 1)
     h, w = min(view.crop[0], scaled_h), min(view.crop[1], scaled_w)
     y, x = rng.integers(scaled_h - h + 1), rng.integers(scaled_w - w + 1)

@@ -11,7 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mask2former.loss.cells import cell_labels
-from mask2former.loss.matcher import Coverage, Match, Matcher, Places
+from mask2former.loss.matcher import (
+    FOCAL_ALPHA,
+    Coverage,
+    MaskTerm,
+    Match,
+    Matcher,
+    Places,
+)
 from mask2former.loss.points import Generators, sample_maps, sample_masks, uncertain_points
 from mask2former.structures import Category, Output, Prediction, Targets
 
@@ -30,6 +37,7 @@ class LossConfig:
     points: int = 12544
     oversample: float = 3.0
     importance: float = 0.75
+    mask_term: MaskTerm = "cross_entropy"  # "focal": MaskFormer's, in loss and matching
     matching_on: Places = "points"  # "masks": every cell of the stride-4 map
     loss_on: Places = "points"
     # Beyond the paper, for models with `selected_share`: the class of every cell, see `cells.py`.
@@ -62,6 +70,7 @@ class Criterion(nn.Module):
             dice_weight=config.dice_weight,
             points=config.points,
             on=config.matching_on,
+            mask_term=config.mask_term,
         )
         weights = torch.ones(len(categories) + 1)
         weights[-1] = config.no_object_weight
@@ -207,8 +216,10 @@ class Criterion(nn.Module):
             return maps.sum(), maps.sum()  # 0, and a gradient of 0 for every parameter
         if self.config.loss_on == "masks":
             assert coverage is not None
-            return mask_losses(maps.flatten(1), *in_cells(coverage, matches))
-        return mask_losses(*self.at_points(maps, targets, matches, generators))
+            places = (maps.flatten(1), *in_cells(coverage, matches))
+        else:
+            places = self.at_points(maps, targets, matches, generators)
+        return mask_losses(*places, self.config.mask_term)
 
     def at_points(
         self,
@@ -279,11 +290,19 @@ def in_cells(
 
 
 def mask_losses(
-    logits: Float[Tensor, "M P"], truth: Float[Tensor, "M P"], valid: Bool[Tensor, "M P"] | None
+    logits: Float[Tensor, "M P"],
+    truth: Float[Tensor, "M P"],
+    valid: Bool[Tensor, "M P"] | None,
+    term: MaskTerm = "cross_entropy",
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Binary cross-entropy (mean over the points of a mask) and dice loss, summed over masks."""
+    """Binary cross-entropy, or the focal loss (mean over the points of a mask), and dice loss,
+    summed over masks."""
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     probability = logits.sigmoid()
+    if term == "focal":
+        missed = probability * (1 - truth) + (1 - probability) * truth
+        weight = FOCAL_ALPHA * truth + (1 - FOCAL_ALPHA) * (1 - truth)
+        entropy = weight * missed.square() * entropy
     if valid is None:
         entropy_mean = entropy.mean(1)
     else:

@@ -15,6 +15,8 @@ from mask2former.loss.points import Generators, sample_maps, sample_masks, unifo
 from mask2former.structures import Prediction, Targets
 
 Places = Literal["points", "masks"]
+MaskTerm = Literal["cross_entropy", "focal"]
+FOCAL_ALPHA = 0.25  # of Lin et al., ICCV 2017; gamma is 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Matcher:
     dice_weight: float = 5.0
     points: int = 12544
     on: Places = "points"
+    mask_term: MaskTerm = "cross_entropy"
 
     @torch.no_grad()
     def __call__(
@@ -87,9 +90,10 @@ class Matcher:
         logits, truth, valid = self.compared(prediction, image, target, cells, generator)
         if valid is not None:
             logits, truth = logits[:, valid], truth[:, valid]
+        mask_cost = focal_cost if self.mask_term == "focal" else cross_entropy_cost
         return {
             "class": -self.class_weight * probability[:, target.labels],
-            "mask": self.mask_weight * cross_entropy_cost(logits, truth),
+            "mask": self.mask_weight * mask_cost(logits, truth),
             "dice": self.dice_weight * dice_cost(logits, truth),
         }
 
@@ -144,6 +148,14 @@ def cross_entropy_cost(
 ) -> Float[Tensor, "Q N"]:
     """Mean binary cross-entropy of every pair; with softplus(x) - x * t it is one product."""
     return (F.softplus(logits).sum(-1, keepdim=True) - logits @ truth.T) / max(logits.shape[1], 1)
+
+
+def focal_cost(logits: Float[Tensor, "Q P"], truth: Float[Tensor, "N P"]) -> Float[Tensor, "Q N"]:
+    """Mean focal loss of every pair."""
+    p = logits.sigmoid()
+    present = FOCAL_ALPHA * (1 - p).square() * F.softplus(-logits)
+    absent = (1 - FOCAL_ALPHA) * p.square() * F.softplus(logits)
+    return (present @ truth.T + absent @ (1 - truth).T) / max(logits.shape[1], 1)
 
 
 def dice_cost(logits: Float[Tensor, "Q P"], truth: Float[Tensor, "N P"]) -> Float[Tensor, "Q N"]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mask2former.modeling.backbone import Backbone
 from mask2former.modeling.decoder import Decoder, DecoderConfig
+from mask2former.modeling.fpn import FPN, FPNConfig
 from mask2former.modeling.hf_backbone import HFBackbone, HFBackboneConfig
 from mask2former.modeling.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from mask2former.modeling.position_encoding import Origin
@@ -28,13 +29,17 @@ class Mask2FormerConfig:
 
     categories: tuple[Category, ...]
     backbone: ResNetConfig | SwinConfig | HFBackboneConfig = field(default_factory=ResNetConfig)
-    pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
+    pixel_decoder: PixelDecoderConfig | FPNConfig = field(default_factory=PixelDecoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     view: View = field(default_factory=View)
 
     def __post_init__(self) -> None:
         """ValueError if parts do not fit together."""
         pixels, decoder = self.pixel_decoder, self.decoder
+        if isinstance(pixels, FPNConfig):
+            if decoder.anchored_masks:
+                raise ValueError("decoder.anchored_masks wants positions, which an FPN knows not")
+            return
         if pixels.position_period != decoder.position_period:
             raise ValueError(
                 f"pixel_decoder.position_period is {pixels.position_period} and"
@@ -61,7 +66,7 @@ class Mask2Former(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.backbone)
-        self.pixel_decoder = PixelDecoder(
+        self.pixel_decoder = build_pixel_decoder(
             config.pixel_decoder, self.backbone.channels, config.decoder.mask_channels
         )
         self.decoder = Decoder(
@@ -79,7 +84,7 @@ class Mask2Former(nn.Module):
         origin = self.canvas_origin() if origin is None else origin
         # As in the official code: under autocast the pixel decoder stays in fp32.
         with torch.autocast(images.device.type, enabled=False):
-            maps = [x.to(self.pixel_decoder.level_embedding.dtype) for x in maps]
+            maps = [x.to(self.pixel_decoder.mask_features.weight.dtype) for x in maps]
             mask_features, scales = self.pixel_decoder(maps, origin)
         mask_features, *scales = (
             x.unflatten(0, clips.shape[:2]).transpose(1, 2) for x in (mask_features, *scales)
@@ -128,3 +133,11 @@ def build_backbone(config: ResNetConfig | SwinConfig | HFBackboneConfig) -> Back
     if isinstance(config, HFBackboneConfig):
         return HFBackbone(config)
     return ResNet(config) if isinstance(config, ResNetConfig) else Swin(config)
+
+
+def build_pixel_decoder(
+    config: PixelDecoderConfig | FPNConfig, inputs: tuple[int, int, int, int], mask_channels: int
+) -> PixelDecoder | FPN:
+    if isinstance(config, FPNConfig):
+        return FPN(config, inputs, mask_channels)
+    return PixelDecoder(config, inputs, mask_channels)

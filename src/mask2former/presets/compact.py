@@ -25,8 +25,10 @@ def compact_model(
     """About 3M parameters.
 
     It differs from the paper's in three choices, each for the sake of short trainings: most queries
-    start from a cell of the image, masks begin around that cell, and positions are absolute.
+    start from a cell of the image, masks begin around that cell, and positions are absolute. With a
+    `selected_share` of 0 (where no class has objects) the last alone.
     """
+    from_cells = selected_share > 0
     channels, period = 64, 64.0
     return Mask2FormerConfig(
         categories=categories,
@@ -45,7 +47,7 @@ def compact_model(
             points=2,
             feedforward=128,
             position_period=period,
-            mask_positions=True,
+            mask_positions=from_cells,
         ),
         decoder=DecoderConfig(
             channels=channels,
@@ -55,7 +57,7 @@ def compact_model(
             feedforward=256,
             queries=queries,
             selected_share=selected_share,
-            anchored_masks=True,
+            anchored_masks=from_cells,
             position_period=period,
         ),
         view=view,

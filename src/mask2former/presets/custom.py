@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mask2former.data.detect import open_dataset
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
@@ -11,9 +10,18 @@ from mask2former.training.config import FolderData, TrainConfig
 
 
 def custom(folder: str) -> TrainConfig:
-    """`folder` is in any format that `open_dataset` knows and has the splits train and val."""
-    categories = open_dataset(folder, "train").categories
+    """`folder` is in any format that `open_dataset` knows; see `FolderData` on splits.
+
+    Things are found by queries from cells. Where there are none, or the annotation is semantic,
+    every class is one region of an image, and learnt queries do.
+    """
+    dataset = FolderData(folder=folder).open_train()
+    categories = dataset.categories
     stuff = sum(not category.is_thing for category in categories)
+    if dataset.tasks == ("semantic",) or stuff == len(categories):
+        queries, selected_share, cell_weight = max(16, len(categories)), 0.0, 0.0
+    else:
+        queries, selected_share, cell_weight = max(8, stuff), 0.1, 4.0
     view = View(
         shortest_side=384,
         longest_side=768,
@@ -21,7 +29,7 @@ def custom(folder: str) -> TrainConfig:
         overlap_threshold=0.6,
     )
     return TrainConfig(
-        model=compact_model(categories, view, queries=max(8, stuff), selected_share=0.1),
+        model=compact_model(categories, view, queries=queries, selected_share=selected_share),
         data=FolderData(folder=folder),
         view=TrainView(
             size=384,
@@ -31,7 +39,7 @@ def custom(folder: str) -> TrainConfig:
             flip=True,
             color=True,
         ),
-        loss=LossConfig(points=2048, matching_on="masks", cell_weight=4.0),
+        loss=LossConfig(points=2048, matching_on="masks", cell_weight=cell_weight),
         optimizer=COMPACT_OPTIMIZER,
         steps=5000,
         batch_size=8,

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mask2former.data.dataset import Dataset, First
-from mask2former.data.detect import open_dataset
+from mask2former.data.detect import lone_split, open_dataset
+from mask2former.data.holdout import hold_out
 from mask2former.data.scenes import Scenes
 from mask2former.data.scenes_layout import ScenesConfig
+from mask2former.data.semantic_view import SemanticView
+from mask2former.data.thing_view import ThingView
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
@@ -26,6 +29,7 @@ class FolderData:
     task: Task | None = None  # the richest that its annotation allows
     format: str | None = None  # its name, where the folder could be two
     limit: int | None = None  # take the first so many images of each split only
+    holdout: int = 5  # where there is but one split: every so many-th image is validated on
 
     def open_train(self) -> Dataset:
         return self._open(self.train)
@@ -33,8 +37,17 @@ class FolderData:
     def open_val(self) -> Dataset:
         return self._open(self.val)
 
+    @property
+    def divided(self) -> str | None:
+        """The one split that training and validation share, if the data set has no other."""
+        return lone_split(self.folder, self.val, self.format)
+
     def _open(self, split: str) -> Dataset:
-        dataset = open_dataset(self.folder, split, task=self.task, format=self.format)
+        divided = self.divided
+        name = split if divided is None else divided
+        dataset = open_dataset(self.folder, name, task=self.task, format=self.format)
+        if divided is not None and self.train != self.val:
+            dataset = hold_out(dataset, self.holdout)[split == self.val]
         return dataset if self.limit is None else First(dataset, self.limit)
 
 
@@ -46,12 +59,19 @@ class ScenesData:
     seed: int = 1
     val_length: int = 100
     drawing: ScenesConfig = field(default_factory=ScenesConfig)
+    task: Task = "panoptic"  # the others see less of the same annotation
 
     def open_train(self) -> Dataset:
-        return Scenes(length=self.length, seed=self.seed, config=self.drawing)
+        return self._open(self.length, self.seed)
 
     def open_val(self) -> Dataset:
-        return Scenes(length=self.val_length, seed=self.seed + 1, config=self.drawing)
+        return self._open(self.val_length, self.seed + 1)
+
+    def _open(self, length: int, seed: int) -> Dataset:
+        scenes = Scenes(length=length, seed=seed, config=self.drawing)
+        if self.task == "panoptic":
+            return scenes
+        return ThingView(scenes) if self.task == "instance" else SemanticView(scenes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +95,8 @@ class TrainConfig:
     freeze: tuple[str, ...] = ()  # parts that stay as they are: "backbone", "backbone.stage1", ...
     ema: float = 0.0  # decay of the weights' moving average, which then is what is kept; 0: none
     initial_weights: str | None = None  # a model to start from
+    # "by_name": it may know other classes; see `weights.transfer`.
+    initial_classes: Literal["same", "by_name"] = "same"
     backbone_weights: str | None = None  # else, a classifier's whose backbone it starts from
     seed: int = 0
     workers: int = 1

@@ -36,6 +36,7 @@ from mask2former.training.state import BEST, LAST, State
 from mask2former.weights import load, load_tensors
 from mask2former.weights.native import save_model
 from mask2former.weights.pretrained import load_backbone
+from mask2former.weights.transfer import transfer
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -189,7 +190,10 @@ def build_model(config: TrainConfig) -> Mask2Former:
         load_backbone(model, config.backbone_weights)
     if config.initial_weights is not None:
         source = load(config.initial_weights)
-        load_tensors(model, source.state_dict(), config.initial_weights)
+        if config.initial_classes == "by_name":
+            transfer(model, source, config.initial_weights)
+        else:
+            load_tensors(model, source.state_dict(), config.initial_weights)
     return model.train()
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from mask2former.modeling.hf_backbone import HFBackboneConfig
 from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
+from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.modeling.resnet import ResNetConfig
 from mask2former.modeling.swin import SwinConfig
 from mask2former.serialization import to_dict
@@ -28,11 +29,11 @@ def save_model(model: Mask2Former, folder: Path, *, dtype: torch.dtype | None = 
     `mask2former.json` holds, beside it, what a yaml has no key for: the classes.
     """
     config = model.config
-    require_official(config, "detectron2", video=True)
-    if config.pixel_decoder.feedforward != ENCODER_WIDTH:
+    pixels = require_official(config, "detectron2", video=True)
+    if pixels.feedforward != ENCODER_WIDTH:
         raise ValueError(
             f"detectron2 cannot hold this model: pixel_decoder.feedforward is"
-            f" {config.pixel_decoder.feedforward}, and the official code fixes {ENCODER_WIDTH}"
+            f" {pixels.feedforward}, and the official code fixes {ENCODER_WIDTH}"
         )
     tensors = {
         official_name(name): t.detach().to("cpu", dtype if t.is_floating_point() else None)
@@ -41,7 +42,7 @@ def save_model(model: Mask2Former, folder: Path, *, dtype: torch.dtype | None = 
     weight = torch.ones(len(config.categories) + 1)
     weight[-1] = 0.1
     tensors["criterion.empty_weight"] = weight
-    tree = _their_config(config)
+    tree = _their_config(config, pixels)
     write_files(
         folder,
         {
@@ -52,8 +53,8 @@ def save_model(model: Mask2Former, folder: Path, *, dtype: torch.dtype | None = 
     )
 
 
-def _their_config(config: Mask2FormerConfig) -> dict[str, Any]:
-    pixels, decoder, view = config.pixel_decoder, config.decoder, config.view
+def _their_config(config: Mask2FormerConfig, pixels: PixelDecoderConfig) -> dict[str, Any]:
+    decoder, view = config.decoder, config.view
     panoptic = any(not category.is_thing for category in config.categories)
     return {
         "MODEL": {

@@ -277,7 +277,7 @@ def save_model(model: Mask2Former, folder: Path, *, dtype: torch.dtype | None = 
 
     `dtype` is how floating-point weights are stored (default: as they are).
     """
-    require_official(model.config, "transformers")
+    pixels = require_official(model.config, "transformers")
     backbone = model.config.backbone
     if isinstance(backbone, ResNetConfig):
         width = backbone.channels // (4 if backbone.block == "bottleneck" else 1)
@@ -290,7 +290,7 @@ def save_model(model: Mask2Former, folder: Path, *, dtype: torch.dtype | None = 
         folder,
         {
             WEIGHTS: files.safetensors_writer(_their_tensors(model), format="pt", dtype=dtype),
-            CONFIG: files.json_writer(_their_config(model.config)),
+            CONFIG: files.json_writer(_their_config(model.config, pixels)),
             VIEW: files.json_writer(_their_view(model.config)),
         },
     )
@@ -315,8 +315,8 @@ def _their_tensors(model: Mask2Former) -> dict[str, Tensor]:
     return tensors
 
 
-def _their_config(config: Mask2FormerConfig) -> dict[str, Any]:
-    pixels, decoder = config.pixel_decoder, config.decoder
+def _their_config(config: Mask2FormerConfig, pixels: PixelDecoderConfig) -> dict[str, Any]:
+    decoder = config.decoder
     names = [category.name for category in config.categories]
     return {
         "architectures": ["Mask2FormerForUniversalSegmentation"],

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from mask2former.modeling.decoder import DecoderConfig
+from mask2former.modeling.fpn import FPNConfig
 from mask2former.modeling.hf_backbone import HFBackboneConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
@@ -39,16 +40,22 @@ def _expand(match: re.Match[str], replacement: str) -> str:
     return match.expand(re.sub(r"\{(\d)([+/])(\d)\}", number, replacement))
 
 
-def require_official(config: Mask2FormerConfig, format: str, *, video: bool = False) -> None:
+def require_official(
+    config: Mask2FormerConfig, format: str, *, video: bool = False
+) -> PixelDecoderConfig:
     """ValueError, naming the fields, if a model is none that the official code could be.
 
-    `video` says whether `format` knows the video model.
+    `video` says whether `format` knows the video model. Returns the pixel decoder's part, which is
+    of the official kind.
     """
     faults = []
     if isinstance(config.backbone, HFBackboneConfig):
         faults.append(
             f"its backbone is {config.backbone.model.get('model_type')!r} of transformers"
         )
+    pixels = config.pixel_decoder
+    if isinstance(pixels, FPNConfig):
+        raise ValueError(f"{format} cannot hold this model: its pixel decoder is an FPN")
     free = {
         "decoder": ("channels", "mask_channels", "layers", "heads", "feedforward", "queries"),
         "pixel_decoder": ("channels", "layers", "heads", "feedforward"),
@@ -66,14 +73,15 @@ def require_official(config: Mask2FormerConfig, format: str, *, video: bool = Fa
             for name, value in vars(ours).items()
             if value != getattr(same, name)
         ]
-    if config.pixel_decoder.heads != config.decoder.heads:
+    if pixels.heads != config.decoder.heads:
         faults.append("pixel_decoder.heads and decoder.heads differ")
-    if config.pixel_decoder.dropout != config.decoder.dropout:
+    if pixels.dropout != config.decoder.dropout:
         faults.append("pixel_decoder.dropout and decoder.dropout differ")
-    if config.pixel_decoder.channels != config.decoder.channels:
+    if pixels.channels != config.decoder.channels:
         faults.append("pixel_decoder.channels and decoder.channels differ")
     if faults:
         raise ValueError(f"{format} cannot hold this model: {'; '.join(faults)}")
+    return pixels
 
 
 def misfits(

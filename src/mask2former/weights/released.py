@@ -57,6 +57,7 @@ class Released:
             shortest_side=self.shortest_side,
             longest_side=self.longest_side,
             resize_semantic_scores=self.task == "semantic",
+            object_threshold=0.0 if self.dataset == "mapillary" else 0.8,
             instances_of_things_only=self.task == "panoptic",
         )
 

@@ -1,0 +1,71 @@
+"""`mask2former finetune`: what is chosen and why, and the training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mask2former.commands.models import WIDTH
+from mask2former.commands.options import Finetune
+from mask2former.commands.train import assignments, changed, read_config, run, set_value
+from mask2former.presets.finetune import Choice, Wishes, plan
+from mask2former.serialization import from_dict, to_dict
+from mask2former.training.config import FolderData
+
+
+def finetune(options: Finetune) -> None:
+    """Choose, print the choices, train; or go on with what the folder's training was begun with."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    written = options.out / "config.yaml"
+    if written.exists():  # another machine, or a fuller one, would choose otherwise
+        tree, source = read_config(written), str(written)
+        check_same(tree, options)
+        Console(highlight=False, markup=False, soft_wrap=True).print(f"settings: {written}")
+    else:
+        wishes = Wishes(size=options.size, batch_size=options.batch_size)
+        planned = plan(data_of(options), options.model, wishes)
+        show(planned.choices)
+        tree, source = to_dict(planned.config), "config"
+    config = changed(tree, source, options)
+    if not options.plan_only:
+        run(config, options.out)
+
+
+def data_of(options: Finetune) -> FolderData:
+    """The data set as --data and --set data.KEY=VALUE say: it is looked at before all else."""
+    tree: dict[str, Any] = {"data": {"folder": options.data}}
+    for key, value in assignments(options):
+        if key.startswith("data."):
+            set_value(tree, key, value)
+    return from_dict(FolderData, tree["data"], "config.data")
+
+
+def check_same(tree: dict[str, Any], options: Finetune) -> None:
+    """ValueError if a folder's training is on other data, from another model or of another size."""
+    begun = {
+        "data": tree.get("data", {}).get("folder"),
+        "model": tree.get("initial_weights"),
+        "size": tree.get("view", {}).get("size"),
+    }
+    wanted = {"data": options.data, "model": options.model, "size": options.size or begun["size"]}
+    if begun != wanted:
+        was = ", ".join(f"--{name} {value}" for name, value in begun.items())
+        raise ValueError(
+            f"{options.out}: holds a training that was begun with {was}; choose another --out, or"
+            " give these again to go on with it"
+        )
+
+
+def show(choices: tuple[Choice, ...]) -> None:
+    table = Table("setting", "chosen", "for")
+    for choice in choices:
+        table.add_row(choice.what, choice.value, choice.reason)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=WIDTH)
+    console.print(table)
+    console.print("to change it: --size, --batch-size, --steps, --rate, --set KEY=VALUE")

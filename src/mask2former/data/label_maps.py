@@ -1,0 +1,161 @@
+"""Label maps: beside every image a mask of the same stem whose pixels are numbers of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.progress import track
+
+from mask2former.archive import AnyPath
+from mask2former.data.class_files import CLASS_FILES, read_classes
+from mask2former.data.dataset import read_annotated_image
+from mask2former.data.format import NO_SPLIT, Format, names_matching
+from mask2former.data.map_classes import VOID, MapClasses, found_classes
+from mask2former.data.pixel_maps import Pair, holds_pairs, pair_files, read_map, used_values
+from mask2former.masks import IdMapMasks
+from mask2former.structures import Category, Sample, Task
+
+
+class LabelMaps:
+    """Images with their label maps; every class that occurs in an image is one mask of it.
+
+    A sample's `void` is where the mask has a number to ignore. Colours in the masks are those of
+    the categories if `classes` has colours.
+    """
+
+    tasks: tuple[Task, ...] = ("semantic",)
+
+    def __init__(self, pairs: Sequence[Pair], classes: MapClasses) -> None:
+        """Nothing is read before it is asked for. See `pair_files`, `read_classes`."""
+        self.pairs, self.classes = tuple(pairs), classes
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return self.classes.categories
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        pixels = read_map(pair.mask)
+        labels = self.classes.labels(pixels, pair.mask)
+        present = [label for label in used_values(labels) if label != VOID]
+        return Sample(
+            image=read_annotated_image(pair.image, pixels.size, str(pair.mask)),
+            labels=np.array(present, np.int64),
+            masks=IdMapMasks(labels, present),
+            is_crowd=np.zeros(len(present), bool),
+            image_id=pair.id,
+            name=pair.image.name,
+            void=IdMapMasks(labels, [VOID]),
+        )
+
+
+# --- the layouts they lie in ------------------------------------------------------------------
+
+_SPLIT_LAYOUTS = (  # images, masks
+    *(
+        ("<s>", f"<s>{ending}")
+        for ending in ("annot", "_labels", "_masks", "_mask", "_annotations")
+    ),
+    *(("images/<s>", f"{name}/<s>") for name in ("annotations", "masks", "labels")),
+    *(("<s>/images", f"<s>/{name}") for name in ("masks", "labels", "annotations")),
+)
+_BESIDE_CLASSES = "_classes.csv"  # Roboflow: masks x_mask.png beside their images
+_WHOLE_LAYOUTS = tuple(("images", name) for name in ("masks", "labels", "annotations"))
+_VOC_IMAGES, _VOC_MASKS, _VOC_LIST = (
+    *("JPEGImages", "SegmentationClass"),
+    "ImageSets/Segmentation/<s>.txt",
+)
+
+Place = tuple[AnyPath, AnyPath, AnyPath | None]  # of a split: images, masks, list of stems
+
+
+def _places(folder: AnyPath) -> dict[str, Place]:
+    """Where each split of a folder lies."""
+    found: dict[str, Place] = {}
+    if (folder / _VOC_IMAGES).is_dir() and (folder / _VOC_MASKS).is_dir():
+        for name in names_matching(folder, _VOC_LIST):
+            found[name] = (
+                folder / _VOC_IMAGES,
+                folder / _VOC_MASKS,
+                folder / _VOC_LIST.replace("<s>", name),
+            )
+    layouts = [*_SPLIT_LAYOUTS, ("<s>", "<s>")]
+    for images, masks in layouts:
+        pattern = f"<s>/{_BESIDE_CLASSES}" if images == masks else masks
+        for name in names_matching(folder, pattern):
+            pair = folder / images.replace("<s>", name), folder / masks.replace("<s>", name)
+            if name and name not in found and holds_pairs(*pair):
+                found[name] = (*pair, None)
+    if not found:
+        for images, masks in _WHOLE_LAYOUTS:
+            if holds_pairs(folder / images, folder / masks):
+                return {NO_SPLIT: (folder / images, folder / masks, None)}
+        if (folder / _BESIDE_CLASSES).is_file() and holds_pairs(folder, folder):
+            return {NO_SPLIT: (folder, folder, None)}
+    return found
+
+
+def _pairs(place: Place) -> list[Pair]:
+    images, masks, stems = place
+    if stems is None:
+        return pair_files(images, masks)
+    lines = stems.read_text(encoding="utf-8").splitlines()
+    return pair_files(images, masks, [line.strip() for line in lines if line.strip()])
+
+
+def _splits(folder: AnyPath) -> tuple[str, ...]:
+    return tuple(sorted(_places(folder)))
+
+
+def _open(folder: AnyPath, split: str, task: Task) -> LabelMaps:
+    places = _places(folder)
+    pairs = _pairs(places[split])
+    images, masks, _ = places[split]
+    homes = (folder, masks, images, images.parent)
+    file = next(
+        (home / name for home in homes for name in CLASS_FILES if (home / name).is_file()), None
+    )
+    # Of all splits, so that each has the same classes.
+    every = [pair for place in places.values() for pair in _pairs(place)]
+    if file is None:
+        maps = (read_map(pair.mask) for pair in _shown(every))
+        return LabelMaps(pairs, found_classes(maps, str(folder)))
+    return LabelMaps(pairs, _as_black_and_white(read_classes(file), every))
+
+
+def _shown(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    yield from track(pairs, "looking for the classes in the masks", transient=True)
+
+
+def _as_black_and_white(classes: MapClasses, pairs: Sequence[Pair]) -> MapClasses:
+    """Of two classes the second may be painted 255, which else is ignored: if none has a 1."""
+    if classes.values != (0, 1) or 255 not in classes.ignore:
+        return classes
+    used: set[int] = set()
+    for pair in _shown(pairs):
+        pixels = read_map(pair.mask)
+        used |= set(used_values(pixels.values & 255 if pixels.is_color else pixels.values))
+        if not used <= {0, 255}:
+            return classes
+    return replace(classes, values=(0, 255), ignore=classes.ignore - {255})
+
+
+FORMAT = Format(
+    name="label-maps",
+    title="label maps",
+    layout=(
+        "<s>/*.jpg with <s>annot/*.png, or <s>_labels, <s>_masks",
+        "images/<s>/*.jpg with masks/<s>/*.png, or annotations/<s>, labels/<s>",
+        "[<s>/]images/*.jpg with [<s>/]masks/*.png, or labels, annotations",
+        "JPEGImages/*.jpg with SegmentationClass/*.png and ImageSets/Segmentation/<s>.txt",
+        "[<s>/]*.jpg with [<s>/]*_mask.png and [<s>/]_classes.csv",
+    ),
+    tasks=("semantic",),
+    splits=_splits,
+    open=_open,
+)

@@ -1,0 +1,195 @@
+"""Pictures whose pixels are numbers: class values, palette indices, colours or instance ids."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from jaxtyping import Int, Int32
+from PIL import Image, UnidentifiedImageError
+
+from mask2former.archive import AnyPath
+from mask2former.imaging import SUFFIXES
+from mask2former.masks import ids_of_colors
+
+MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # a JPEG would blur the numbers
+MASK_ENDINGS = (  # of a stem; the longer before the shorter
+    *("_segmentation", "_annotation", "_labels", "_label", "_masks", "_mask", "_seg", "_gt"),
+    *("_L", "_P"),
+)
+IMAGE_ENDINGS = ("_image", "_img", "_rgb", "_sat")
+
+_WHOLE_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_GREY_DEPTHS = {2: 85, 4: 17}  # Pillow stretches grey PNGs of so few bits to 0..255
+_TRIES = 10  # masks that are looked at to see whether two folders belong together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An image and the picture of numbers that annotates it."""
+
+    id: str
+    image: AnyPath
+    mask: AnyPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelMap:
+    """A picture of numbers; a colour is red + 256 green + 65536 blue."""
+
+    values: Int[np.ndarray, "H W"]  # grey values, palette indices, or colours
+    is_color: bool
+    palette: Int32[np.ndarray, "256"] | None = None  # the colour of each index
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        height, width = self.values.shape
+        return height, width
+
+
+def read_map(path: AnyPath) -> PixelMap:
+    """Read a picture of numbers, 1 to 32 bits, exactly as its file has them.
+
+    Raises FileNotFoundError or ValueError naming the file and the cure.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: this mask does not exist; restore it")
+    content = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            mode, palette = image.mode, image.getpalette("RGB")
+            pixels = np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: this mask cannot be read: {error}; restore it") from error
+    if mode in ("RGB", "RGBA"):
+        return PixelMap(values=ids_of_colors(pixels), is_color=True)
+    if mode not in _WHOLE_NUMBERS:
+        raise ValueError(
+            f"{path}: this mask has mode {mode}; store it as grey values, with a palette, or as RGB"
+        )
+    if mode == "1":
+        pixels = pixels.astype(np.uint8)
+    if mode == "L" and content[:4] == b"\x89PNG" and content[24] in _GREY_DEPTHS:
+        pixels = pixels // np.uint8(_GREY_DEPTHS[content[24]])
+    colors = None
+    if mode == "P" and palette is not None:
+        entries = np.zeros((1, 256, 3), np.uint8)
+        entries[0].flat[: len(palette)] = palette
+        colors = ids_of_colors(entries)[0]
+    return PixelMap(values=pixels, is_color=False, palette=colors)
+
+
+def used_values(values: Int[np.ndarray, "H W"]) -> list[int]:
+    """The numbers of a map, ascending."""
+    flat = values.ravel()
+    starts = np.concatenate([flat[:1], flat[1:][flat[1:] != flat[:-1]]])  # few, quick to sort
+    found: list[int] = np.unique(starts).tolist()
+    return found
+
+
+def recode(values: Int[np.ndarray, "H W"], new: Mapping[int, int]) -> Int32[np.ndarray, "H W"]:
+    """A map with other numbers: each of its own has an entry in `new`."""
+    old = np.array(sorted(new), np.int64)
+    table = np.array([new[value] for value in old.tolist()], np.int32)
+    if len(old) and old[0] >= 0 and old[-1] < 1 << 16:
+        lookup = np.zeros(old[-1] + 1, np.int32)
+        lookup[old] = table
+        return np.take(lookup, values)
+    return np.take(table, np.searchsorted(old, values))
+
+
+# --- which mask belongs to which image --------------------------------------------------------
+
+
+def pair_files(images: AnyPath, masks: AnyPath, stems: Sequence[str] | None = None) -> list[Pair]:
+    """Every image of a folder with the mask of the same stem, sorted by it.
+
+    Endings of stems as in `MASK_ENDINGS` and `IMAGE_ENDINGS` make no difference. `stems` names the
+    images; without them every one needs a mask. Both folders may be one: then masks need an ending.
+
+    Raises FileNotFoundError naming those that lack one, ValueError if a stem stands twice.
+    """
+    if stems is not None:
+        return [_named_pair(images, masks, stem) for stem in stems]
+    mask_files = _files(masks, MAP_SUFFIXES, endings=images == masks)
+    exact = {path.stem: path for path in mask_files}
+    by_key = {_key(path.stem, MASK_ENDINGS): path for path in mask_files}
+    beside = set(mask_files) if images == masks else set()
+    pairs: dict[str, Pair] = {}
+    lacking: list[str] = []
+    for image in _files(images, SUFFIXES):
+        if image in beside:
+            continue
+        stem = image.stem
+        mask = exact.get(stem) if images != masks else None
+        mask = mask or by_key.get(stem) or by_key.get(_key(stem, IMAGE_ENDINGS))
+        if stem in pairs:
+            raise ValueError(f"{image}: {pairs[stem].image.name} has the same stem; rename one")
+        if mask is None:
+            lacking.append(image.name)
+        else:
+            pairs[stem] = Pair(id=stem, image=image, mask=mask)
+    if lacking or not pairs:
+        raise FileNotFoundError(
+            f"{masks}: {len(lacking)} of the {len(lacking) + len(pairs)} images in {images} have no"
+            f" mask here ({', '.join(lacking[:3])}); a mask has the stem of its image and is one of"
+            f" {', '.join(MAP_SUFFIXES)}; add it, or move the image away"
+        )
+    return list(pairs.values())
+
+
+def holds_pairs(images: AnyPath, masks: AnyPath) -> bool:
+    """Whether two folders are images and their masks, to judge by the first few masks."""
+    if not images.is_dir() or not masks.is_dir():
+        return False
+    candidates = (path for path in masks.iterdir() if _is_file(path, MAP_SUFFIXES))
+    for mask in islice(candidates, _TRIES):
+        key = _key(mask.stem, MASK_ENDINGS)
+        if images != masks and _image_named(images, mask.stem) is not None:
+            return True
+        if key != mask.stem and _image_named(images, key) is not None:
+            return True
+    return False
+
+
+def _is_file(path: AnyPath, suffixes: Sequence[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+
+def _files(folder: AnyPath, suffixes: Sequence[str], *, endings: bool = False) -> list[AnyPath]:
+    """The files of a folder, sorted; only those whose stem has the ending of a mask if told so."""
+    found = [path for path in folder.iterdir() if _is_file(path, suffixes)]
+    return sorted(p for p in found if not endings or _key(p.stem, MASK_ENDINGS) != p.stem)
+
+
+def _key(stem: str, endings: Sequence[str]) -> str:
+    ending = next((end for end in endings if stem.endswith(end) and stem != end), "")
+    return stem.removesuffix(ending)
+
+
+def _named_pair(images: AnyPath, masks: AnyPath, stem: str) -> Pair:
+    image = _image_named(images, stem)
+    names = (stem + ending + suffix for ending in ("", *MASK_ENDINGS) for suffix in MAP_SUFFIXES)
+    mask = _first_file(masks, names)
+    if image is None or mask is None:
+        what, folder = ("image", images) if image is None else ("mask", masks)
+        raise FileNotFoundError(
+            f"{folder}: there is no {what} of the stem {stem!r}, which the list of the split names;"
+            " restore it, or take the stem off the list"
+        )
+    return Pair(id=stem, image=image, mask=mask)
+
+
+def _image_named(images: AnyPath, stem: str) -> AnyPath | None:
+    suffixes = [form for suffix in SUFFIXES for form in (suffix, suffix.upper())]
+    return _first_file(
+        images, (stem + ending + suffix for ending in ("", *IMAGE_ENDINGS) for suffix in suffixes)
+    )
+
+
+def _first_file(folder: AnyPath, names: Iterable[str]) -> AnyPath | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -1,0 +1,96 @@
+"""YOLO's folders: polygons to pixels, the places exports use, what is wrong with a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.data.detect import find_splits, open_dataset
+from mask2former.data.yolo import Yolo
+
+WIDTH, HEIGHT = 40, 20
+LINE = "1 0.25 0.1 0.75 0.1 0.75 0.6 0.25 0.6"  # x 10 .. 30, y 2 .. 12
+
+
+def write(folder: Path, split: str, lines: str | None, name: str = "a") -> None:
+    """images/<split>/<name>.jpg, with a text file unless there are no `lines`."""
+    for part in ("images", "labels"):
+        (folder / part / split).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / split / f"{name}.jpg")
+    if lines is not None:
+        (folder / "labels" / split / f"{name}.txt").write_text(lines)
+
+
+def write_yaml(folder: Path, train: str = "images/train", names: str = "[cow, 'dog']") -> Path:
+    path = folder / "data.yaml"
+    path.write_text(f"train: {train}\nval: images/val\nnames: {names}\n")
+    return path
+
+
+def test_polygons_become_masks(tmp_path: Path) -> None:
+    write(tmp_path, "train", f"{LINE}\n\n0 0 0 0.1 0 0.1 0.1 0 0.1\n")
+    write(tmp_path, "train", None, "b")
+    write(tmp_path, "val", LINE)
+    write_yaml(tmp_path)
+    assert find_splits(tmp_path) == ("train", "val")
+    dataset = open_dataset(tmp_path, "train")
+    assert isinstance(dataset, Yolo)
+    assert [c.name for c in dataset.categories] == ["cow", "dog"]
+    sample = dataset[0]
+    assert sample.labels.tolist() == [1, 0]
+    masks = sample.masks.render((0, 0, WIDTH, HEIGHT), (HEIGHT, WIDTH))
+    wanted = np.zeros((HEIGHT, WIDTH), bool)
+    wanted[2:12, 10:30] = True
+    np.testing.assert_array_equal(masks[0], wanted)
+    assert masks[1].sum() == 8
+    assert len(dataset[1].labels) == 0  # an image without a file of labels has no object
+
+
+@pytest.mark.parametrize(
+    "train", ["../train/images", "./images/train", "[images/train]", "list.txt", "nowhere/images"]
+)
+def test_places_that_exports_use(tmp_path: Path, train: str) -> None:
+    write(tmp_path, "train", LINE)
+    if train.startswith("../"):  # Roboflow's
+        (tmp_path / "train").mkdir()
+        for part in ("images", "labels"):
+            (tmp_path / part / "train").rename(tmp_path / "train" / part)
+    if train == "list.txt":
+        (tmp_path / train).write_text("./images/train/a.jpg\n")
+    dataset = Yolo(write_yaml(tmp_path, train, "{0: cow, 1: dog}"), "train")
+    assert len(dataset) == 1
+    assert dataset[0].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.2 0.2", r"a\.txt: line 1: a box, which cannot train masks"),
+        ("2 0 0 1 0 1 1", r"class 2 is not among the 2 'names' of .*data\.yaml"),
+        ("0 0 0 1 0 1", "5 numbers are no polygon"),
+        ("0 0 0 30 0 30 20", r"corners must lie within 0\.\.1"),
+        ("cow 0 0 1 0 1 1", "is no class and numbers"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    write(tmp_path, "train", line)
+    dataset = Yolo(write_yaml(tmp_path), "train")
+    with pytest.raises(ValueError, match=message):
+        dataset[0]
+
+
+def test_bad_yaml_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "train", LINE)
+    with pytest.raises(ValueError, match="'names' must list the classes 0, 1, 2"):
+        Yolo(write_yaml(tmp_path, names="{1: cow}"), "train")
+    with pytest.raises(FileNotFoundError, match="'val' is 'images/val', which does not exist"):
+        Yolo(write_yaml(tmp_path), "val")
+    (tmp_path / "images" / "val").mkdir()
+    with pytest.raises(ValueError, match="'val' names no image"):
+        Yolo(write_yaml(tmp_path), "val")
+    (tmp_path / "data.yaml").write_text("train: images\n")
+    with pytest.raises(ValueError, match="has no 'names'"):
+        Yolo(tmp_path / "data.yaml", "train")
