@@ -47,6 +47,7 @@ from mask2former.structures import (
     Semantic,
     View,
 )
+from mask2former.training.signals import Stopped
 from mask2former.weights import load_model, save_model
 from mask2former.weights.detectron2 import official_name
 from mask2former.weights.released import released_models
@@ -174,6 +175,17 @@ def test_an_error_of_a_loading_process_is_told_without_its_traceback(
     monkeypatch.setattr(cli, "run", fail)
     assert main(["train", "--out", "x"]) == 2
     assert capsys.readouterr().err == "error: 1.png: is empty; restore it\n"
+
+
+def test_a_training_that_was_told_to_stop_says_what_is_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> dict[str, float]:
+        raise Stopped(15, "3 of 9 steps are done and saved")
+
+    monkeypatch.setattr("mask2former.commands.train.train", stop)
+    assert main(["train", "--preset", "scenes", "--out", str(tmp_path)]) == 143
+    assert "interrupted; 3 of 9 steps are done and saved" in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name(
@@ -543,6 +555,9 @@ def test_options_change_the_preset(tmp_path: Path, model: str) -> None:
         rate=0.25,
         seed=5,
         initial_weights=model,
+        accumulate=3,
+        devices=2,
+        precision="bf16-mixed",
         overrides=("optimizer.schedule=poly", "view.crop=[64, 96]", "view.flip=false", "ema=0"),
     )
     config = build_config(options)
@@ -550,6 +565,7 @@ def test_options_change_the_preset(tmp_path: Path, model: str) -> None:
     assert (config.optimizer.rate, config.optimizer.schedule) == (0.25, "poly")
     assert (config.view.crop, config.view.flip, config.ema) == ((64, 96), False, 0.0)
     assert config.initial_weights == model
+    assert (config.accumulate, config.devices, config.precision) == (3, 2, "bf16-mixed")
 
 
 def test_a_config_file_takes_the_place_of_a_preset(tmp_path: Path, data: Path) -> None:

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
     0: all is done, 1: some images could not be read, or a figure is not the published one,
-    2: nothing could be done, 130: interrupted.
+    2: nothing could be done, 130: interrupted; 143 and the like: a training was told to stop by a
+    signal (128 + its number), and has saved what it had.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(options)
     except KeyboardInterrupt as interrupt:
         say(f"interrupted{f'; {interrupt}' if interrupt.args else ''}")
-        return INTERRUPTED
+        return getattr(interrupt, "status", INTERRUPTED)
     except USER_ERRORS as error:
         if show_traceback:
             traceback.print_exc()

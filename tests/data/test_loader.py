@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 import tiny
+from mask2former.data import loader
 from mask2former.data.dataset import First, labels_of
 from mask2former.data.holdout import hold_out
 from mask2former.data.loader import Example, Stream, batches, collate, repeat_factors
@@ -244,3 +247,16 @@ def test_data_set_that_does_not_tell_its_labels() -> None:
         Stream(Squares(), VIEW, View(), 0, 0.001)
     with pytest.raises(ValueError, match="Squares data sets"):
         Stream(First(Squares(), 3), VIEW, View(), 0, 0.001)
+
+
+def test_signals_are_for_the_training_to_answer() -> None:
+    """A loading process that a terminal's Ctrl-C or a cluster reaches, too, goes on."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        loader._ignore_signals(0)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -177,6 +177,50 @@ def test_mask_terms_are_per_object_of_the_batch() -> None:
     torch.testing.assert_close(losses(out, both, "masks").mask, one.mask)
 
 
+# --- parts of a batch ----------------------------------------------------------------------------
+
+
+@everywhere
+@pytest.mark.parametrize("queries", [4, 2])  # 2: an object of the first image is left over
+def test_losses_of_parts_add_up(on: Places, queries: int) -> None:
+    """Image by image, knowing how many objects all have: the losses and gradients of the whole."""
+    whole, targets, seeds = output(queries=queries), tiny.targets(), (11, 12)
+    found = criterion(on)(whole, targets, seeds=seeds)
+    found.total.backward()
+    parts = output(queries=queries)
+    terms = []
+    for image in range(2):
+        one = Output(
+            predictions=tuple(
+                replace(
+                    p,
+                    class_logits=p.class_logits[image : image + 1],
+                    mask_embeddings=p.mask_embeddings[image : image + 1],
+                    mask_features=p.mask_features[image : image + 1],
+                )
+                for p in parts.predictions
+            )
+        )
+        losses = criterion(on)(
+            one, targets[image : image + 1], counts=[3, 1], seeds=seeds[image : image + 1]
+        )
+        losses.total.backward()
+        terms.append(losses)
+    for name in ("classification", "mask", "dice", "total"):
+        added = getattr(terms[0], name) + getattr(terms[1], name)
+        torch.testing.assert_close(added, getattr(found, name))
+    for ours, theirs in zip(leaves(parts), leaves(whole), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_seeds_are_all_that_points_depend_on() -> None:
+    torch.manual_seed(1)
+    a = criterion()(output(), tiny.targets(), seeds=(1, 2)).total
+    torch.manual_seed(2)
+    assert torch.equal(criterion()(output(), tiny.targets(), seeds=(1, 2)).total, a)
+    assert not torch.equal(criterion()(output(), tiny.targets(), seeds=(1, 3)).total, a)
+
+
 # --- void ----------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 import tiny
-from mask2former.loss.points import sample_maps, sample_masks, uncertain_points
+from mask2former.loss.points import sample_maps, sample_masks, uncertain_points, uniform_points
 
 
 def test_a_cell_is_read_at_its_centre() -> None:
@@ -49,3 +49,23 @@ def test_most_points_lie_where_a_map_is_uncertain() -> None:
 def test_points_carry_no_gradient() -> None:
     maps = torch.zeros(1, 4, 4, requires_grad=True)
     assert not uncertain_points(maps, 8, 3.0, 0.75).requires_grad
+
+
+def test_with_generators_every_image_draws_its_own() -> None:
+    """The same points for an image, whatever it is batched with: those of torch.rand."""
+
+    def drawn(rows: tuple[int, ...], seeds: tuple[int, ...]) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return uniform_points(rows, 50, torch.device("cpu"), generators)
+
+    both = drawn((2, 3), (7, 8))
+    assert torch.equal(both[:2], drawn((2,), (7,)))
+    assert torch.equal(both[2:], drawn((3,), (8,)))
+    assert not torch.equal(both[0], both[1])
+    expected = torch.rand(3, 50, 2, generator=torch.Generator().manual_seed(8))
+    assert torch.equal(both[2:], expected)
+    assert drawn((0, 1), (7, 8)).shape == (1, 50, 2)
+    torch.manual_seed(3)
+    plain = uniform_points((2, 3), 50, torch.device("cpu"), None)
+    torch.manual_seed(3)
+    assert torch.equal(plain, torch.rand(5, 50, 2))

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 import tiny
+from mask2former.modeling.hf_backbone import HFBackboneConfig
+from mask2former.modeling.mask2former import Mask2Former
 from mask2former.training.optimizer import (
     OptimizerConfig,
     build_optimizer,
+    layer_factors,
     parameter_groups,
     rate_factor,
     set_rates,
@@ -133,3 +136,73 @@ def test_a_step_moves_every_parameter() -> None:
     optimizer.step()
     for name, parameter in model.named_parameters():
         assert not torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("kind", ["resnet", "swin"])
+def test_rates_decay_block_by_block_to_the_stem(kind: str) -> None:
+    backbone = tiny.RESNET if kind == "resnet" else tiny.SWIN
+    model = tiny.model(replace(tiny.CONFIG, backbone=backbone))
+    factors = layer_factors(model, 0.5)
+    blocks = sum(backbone.depths)
+    expected = {
+        "resnet": {
+            "backbone.stem.conv.weight": blocks,
+            "backbone.stages.0.0.convs.0.conv.weight": blocks - 1,
+            "backbone.stages.1.0.shortcut.norm.bias": 2,
+            "backbone.stages.3.0.convs.1.conv.weight": 0,
+        },
+        "swin": {
+            "backbone.patch_embed.weight": blocks,
+            "backbone.patch_norm.bias": blocks,
+            "backbone.stages.0.norm.weight": blocks - 1,
+            "backbone.merges.0.reduction.weight": blocks - 2,  # with the first of stage 2
+            "backbone.stages.1.blocks.0.norm1.bias": blocks - 2,
+            "backbone.stages.1.blocks.1.mlp.0.weight": blocks - 3,
+            "backbone.stages.1.norm.weight": blocks - 3,  # with the last of its stage
+            "backbone.stages.3.blocks.0.attention.qkv.bias": 0,
+        },
+    }[kind]
+    assert {name: factors[name] for name in expected} == {
+        name: 0.5**depth for name, depth in expected.items()
+    }
+    assert factors.keys() == {n for n, _ in model.named_parameters() if n.startswith("backbone.")}
+    rates = {group["lr"] for group in parameter_groups(model, replace(CONFIG, layer_decay=0.5))}
+    assert sorted(rates) == pytest.approx(
+        sorted([1e-3, *(1e-4 * 0.5**depth for depth in range(blocks + 1))])
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 3}
+            | {"num_attention_heads": 2, "image_size": 56, "patch_size": 14},
+            {
+                "embeddings.cls_token": 3,
+                "encoder.layer.0.norm1.weight": 2,
+                "encoder.layer.2.norm1.weight": 0,
+                "layernorm.weight": 0,
+            },
+        ),
+        (
+            {"model_type": "convnext", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 2, 1]},
+            {
+                "embeddings.patch_embeddings.weight": 5,
+                "encoder.stages.0.layers.0.dwconv.weight": 4,
+                "encoder.stages.2.downsampling_layer.0.weight": 2,
+                "encoder.stages.2.layers.1.dwconv.weight": 1,
+                "encoder.stages.3.layers.0.dwconv.weight": 0,
+            },
+        ),
+    ],
+    ids=["dinov2", "convnext"],
+)
+def test_backbones_of_transformers_have_their_blocks_too(
+    fields: dict[str, object], expected: dict[str, int]
+) -> None:
+    pytest.importorskip("transformers")
+    model = Mask2Former(replace(tiny.CONFIG, backbone=HFBackboneConfig(model=fields)))
+    factors = layer_factors(model, 0.5)
+    found = {name: factors[f"backbone.body.{name}"] for name in expected}
+    assert found == {name: 0.5**depth for name, depth in expected.items()}

@@ -19,6 +19,9 @@ Format = Literal["mask2former", "transformers", "detectron2"]
 Classes = Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Folder = Annotated[Path, arg(metavar="DIR")]
+Precision = Annotated[
+    Literal["32-true", "bf16-mixed", "16-mixed"] | None, arg(help_behavior_hint="")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,12 @@ class Train:
     """Another seed shows other views in another order."""
     initial_weights: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None
     """A model of the same shape and classes to start from: a name or a path."""
+    accumulate: Count = None
+    """Parts that a step is computed in, one after the other: so much less memory for it."""
+    devices: Count = None
+    """GPUs of this computer (or processes, on a CPU) that share a step. All GPUs if left out."""
+    precision: Precision = None
+    """What the model computes in: bf16-mixed is for newer GPUs, 16-mixed for older ones."""
     overrides: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="KEY=VALUE", help_behavior_hint=""),
@@ -123,6 +132,12 @@ class Finetune:
     """Learning rate."""
     seed: Count = None
     """Another seed shows other views in another order."""
+    accumulate: Count = None
+    """Parts that a step is computed in, one after the other: so much less memory for it."""
+    devices: Count = None
+    """GPUs of this computer (or processes, on a CPU) that share a step. All GPUs if left out."""
+    precision: Precision = None
+    """What the model computes in: bf16-mixed is for newer GPUs, 16-mixed for older ones."""
     overrides: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="KEY=VALUE", help_behavior_hint=""),

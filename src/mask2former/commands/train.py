@@ -16,6 +16,7 @@ from mask2former.presets import find_preset
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import TrainConfig
 from mask2former.training.log import summary
+from mask2former.training.signals import Stopped
 from mask2former.training.trainer import train
 
 
@@ -41,6 +42,8 @@ def run(config: TrainConfig, out: Path) -> None:
     )
     try:
         figures = train(config, out) or last_evaluation(out / "log.jsonl")
+    except Stopped:
+        raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the same command goes on from the last checkpoint in {out}, if there is one"
@@ -76,6 +79,9 @@ def assignments(options: Train | Finetune) -> Iterator[tuple[str, object]]:
         "batch_size": options.batch_size,
         "optimizer.rate": options.rate,
         "seed": options.seed,
+        "accumulate": options.accumulate,
+        "devices": options.devices,
+        "precision": options.precision,
     }
     yield from ((key, value) for key, value in shortcuts.items() if value is not None)
     for override in options.overrides:
