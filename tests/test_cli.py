@@ -31,7 +31,7 @@ from mask2former.commands.options import (
     Verify,
 )
 from mask2former.commands.predict import describe
-from mask2former.commands.train import build_config, starts_from_nothing
+from mask2former.commands.train import build_config, is_first_process, starts_from_nothing
 from mask2former.data.class_lists import class_list
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig, write_coco_panoptic
 from mask2former.masks import decode_rle
@@ -186,6 +186,16 @@ def test_a_training_that_was_told_to_stop_says_what_is_saved(
     monkeypatch.setattr("mask2former.commands.train.train", stop)
     assert main(["train", "--preset", "scenes", "--out", str(tmp_path)]) == 143
     assert "interrupted; 3 of 9 steps are done and saved" in capsys.readouterr().err
+
+
+def test_one_of_several_processes_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_first_process()
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+        assert is_first_process()
+        monkeypatch.setenv(name, "1")
+        assert not is_first_process()
+        monkeypatch.delenv(name)
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name(

@@ -59,7 +59,7 @@ def with_cells(config: TrainConfig) -> TrainConfig:
     return replace(config, model=model, loss=replace(config.loss, cell_weight=2.0))
 
 
-def start(work: Callable[..., None], *arguments: object) -> BaseProcess:
+def start(work: Callable[..., object], *arguments: object) -> BaseProcess:
     process = _fork.Process(target=work, args=arguments)
     process.start()
     return process
@@ -97,7 +97,7 @@ def _train_as_rank(
 
 
 def gradients(folder: Path) -> Tensor:
-    """All gradients of a training of one step without clipping, but for a common factor."""
+    """The optimizer's first moments: after one step without clipping its gradients, scaled."""
     state = torch.load(folder / "checkpoint.pth", weights_only=True)["optimizer"]["state"]
     return torch.cat([state[i]["exp_avg"].flatten() for i in sorted(state)]).double()
 

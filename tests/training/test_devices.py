@@ -22,7 +22,7 @@ from mask2former.training.devices import (
 )
 from mask2former.training.optimizer import OptimizerConfig
 from mask2former.training.trainer import train
-from trainings import CONFIG, gradients, log_of, train_in_processes, weights, with_cells
+from trainings import CONFIG, gradients, log_of, train_in_processes, with_cells
 
 # One step that moves nothing: gradients of the same weights, and figures of the same weights.
 # With seed 5 the untrained model is right here and there.
@@ -89,9 +89,9 @@ def test_fsdp_is_one_process_too_and_goes_on(tmp_path: Path) -> None:
                 train_in_processes(config, folder)
             else:
                 train(config, folder)
-        expected, found = weights(tmp_path / "whole" / "model"), weights(folder / "model")
-        for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=0)
+        # Moments, not weights: Adam moves a weight without a gradient by the noise's sign.
+        expected, found = gradients(tmp_path / "whole"), gradients(folder)
+        assert (found - expected).norm() / expected.norm() < 1e-3
         assert [line["step"] for line in log_of(folder) if "loss" in line] == [0, 1, 2, 3]
 
 

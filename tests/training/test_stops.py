@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 
+import tiny
 from mask2former.modeling.mask2former import Mask2Former
-from mask2former.serialization import to_dict
-from mask2former.training import trainer
+from mask2former.training import checkpoint, trainer
 from mask2former.training.config import TrainConfig
 from mask2former.training.log import Log
+from mask2former.training.optimizer import build_optimizer
 from mask2former.training.signals import Signals, Stopped
-from mask2former.training.state import Best
+from mask2former.training.state import Best, State
 from mask2former.training.trainer import train
 from trainings import CONFIG, log_of, start, weights
 
@@ -110,29 +110,25 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_five_moments(tmp_path: Path) -> None:
-    """`kill -9` of the command, whatever it is doing, with a loading process and evaluations."""
+    """`kill -9`, whatever it is doing, with a loading process and real evaluations."""
     config = replace(CONFIG, steps=40, workers=1, checkpoint_every=3, evaluate_every=9)
     config = replace(config, data=replace(config.data, val_length=1))
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(to_dict(config)))
-    command = [sys.executable, "-m", "mask2former", "train", "--config", str(file)]
-    command += ["--threads", "1", "--out"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-    def run(folder: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*command, str(folder)], env=environment, stdout=subprocess.DEVNULL)
-
-    assert run(tmp_path / "whole").wait() == 0
+    process = start(train, config, tmp_path / "whole")
+    process.join()
+    assert process.exitcode == 0
     folder = tmp_path / "killed"
     moments = sorted(random.sample(range(1, 37), 5))
     print("killed in the steps", moments)
     for moment in moments:
-        process = run(folder)
+        process = start(train, config, folder)
         wait_for(lambda moment=moment: lines_in(folder) >= moment)  # type: ignore[misc]
         time.sleep(random.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert run(folder).wait() == 0
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    process = start(train, config, folder)
+    process.join()
+    assert process.exitcode == 0
     assert_equal_to_the_bit(folder, tmp_path / "whole")
 
 
@@ -142,7 +138,7 @@ def lines_in(folder: Path) -> int:
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while not happened():
         assert time.monotonic() < limit
         time.sleep(0.002)
@@ -205,6 +201,34 @@ def test_a_second_interrupt_does_not_wait() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Fabric takes fp16 for GPUs alone; its scaler is the same on a CPU."""
+
+    def state() -> tuple[State, MixedPrecision]:
+        precision = MixedPrecision("16-mixed", "cpu")
+        fabric: Any = SimpleNamespace(
+            strategy=SimpleNamespace(precision=precision), is_global_zero=True
+        )
+        model = tiny.model(CONFIG.model)
+        optimizer = build_optimizer(model, CONFIG.optimizer, fused=False)
+        return State(fabric, CONFIG, model, optimizer), precision
+
+    one, precision = state()
+    assert precision.scaler is not None
+    loss = precision.scaler.scale(one.model.decoder.query_features.sum() * torch.inf)
+    loss.backward()
+    precision.optimizer_step(one.optimizer)  # skipped, and the scale is halved
+    scale = precision.scaler.get_scale()
+    one.save(tmp_path)
+    other, restored = state()
+    assert restored.scaler is not None
+    assert restored.scaler.get_scale() == 2 * scale
+    saved = checkpoint.read(tmp_path, CONFIG)
+    assert saved is not None
+    other.restore(saved)
+    assert restored.scaler.get_scale() == scale
 
 
 # --- the best, and the end ------------------------------------------------------------------------

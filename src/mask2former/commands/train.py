@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def run_training(options: Train) -> None:
 
 def run(config: TrainConfig, out: Path) -> None:
     """Train into a folder, saying what and with which result."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=not is_first_process())
     if starts_from_nothing(config):
         console.print(
             f"warning: the backbone learns at {config.optimizer.backbone_multiplier:g} of the rate,"
@@ -149,6 +150,12 @@ def _value(text: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that speaks, of those that torchrun, SLURM or Fabric started."""
+    numbers = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in numbers)
 
 
 def last_evaluation(log: Path) -> dict[str, float]:
