@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from benchmarks.inference import agreement
 from benchmarks.measure import Run, compare, relative_distance, report
+from benchmarks.validation import Answers, validate
 
 
 def sleeper(seconds: float, megabytes: int) -> Run:
@@ -44,3 +45,11 @@ def test_other_results_are_no_comparison() -> None:
     assert relative_distance(b, a) == pytest.approx(0.05)
     with pytest.raises(AssertionError, match="not the same outputs"):
         agreement([a], [b])
+
+
+def test_validation_is_measured_part_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = list(validate(Answers(64, 20, 6, kinds=1), 2))
+    names = [name for name, _ in parts]
+    assert names == ["post-processing", "evaluators"] * 2 + ["figures"]
+    assert all(spent.wall > 0 and spent.processor > 0 for _, spent in parts)
+    assert "PQ " in capsys.readouterr().out
