@@ -52,7 +52,9 @@ class Answers:
         radius = rng.uniform(0.03, 0.2, (queries, 2)) * small
         things = [i for i, category in enumerate(CATEGORIES) if category.is_thing]
         labels = rng.choice(things, queries)
-        labels[-queries // 20 :] = rng.integers(len(things), len(CATEGORIES))  # and some stuff
+        labels[-max(1, queries // 20) :] = rng.integers(
+            len(things), len(CATEGORIES)
+        )  # and some stuff
         distance = [
             ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
             for (cx, cy), (rx, ry) in zip(centre, radius, strict=True)

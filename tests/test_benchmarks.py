@@ -10,6 +10,7 @@ import pytest
 from benchmarks.inference import agreement
 from benchmarks.loader import measure, table
 from benchmarks.measure import Run, compare, relative_distance, report
+from benchmarks.validation import Answers, validate
 
 from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes, write_coco_panoptic
@@ -65,3 +66,11 @@ def test_the_parts_of_a_view_are_told_apart(tmp_path: Path) -> None:
         assert set(found.rates) == {0, 1}
         assert min(found.rates.values()) > 0
         assert "| maps | ADE20K's, 512 |" in table([found], [0, 1])
+
+
+def test_validation_is_measured_part_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = list(validate(Answers(64, 20, 6, kinds=1), 2))
+    names = [name for name, _ in parts]
+    assert names == ["post-processing", "evaluators"] * 2 + ["figures"]
+    assert all(spent.wall > 0 and spent.processor > 0 for _, spent in parts)
+    assert "PQ " in capsys.readouterr().out

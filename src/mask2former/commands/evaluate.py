@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -17,21 +18,53 @@ from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.dataset import Dataset
 from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes
-from mask2former.structures import Category, class_names
-from mask2former.training.evaluate import evaluate
+from mask2former.evaluation.instance_files import score_instance_files
+from mask2former.inference.predictions import CocoResults, open_predictions
+from mask2former.inference.submission import open_submission
+from mask2former.segmenter import Augmentation
+from mask2former.structures import Category, Sample, Segmentation, class_names
+from mask2former.training.evaluate import FederatedDataset, OnImage, evaluate, measure_results
 from mask2former.training.examine import Examination
 from mask2former.training.report import record_of, write_evaluation
 
 HEADLINES = (
     *("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"),
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
-    *("mIoU", "pixel_accuracy"),
+    *("APr", "APc", "APf", "boundary_AP", "boundary_AP50", "cityscapes_AP", "cityscapes_AP50"),
+    *("mIoU", "mIoU_categories", "pixel_accuracy"),
 )
-PER_CLASS = ("PQ", "AP", "IoU")
+PER_CLASS = ("PQ", "AP", "boundary_AP", "cityscapes_AP", "IoU")
 
 
 def measure(options: Evaluate) -> dict[str, float]:
-    """Evaluate, print the tables, write the JSON file; returns the figures, in percent."""
+    """Evaluate, print the tables, write the files; returns the figures, in percent."""
+    console = Console(highlight=False)
+    if options.predictions is None:
+        measured, source = of_model(options, console), options.model
+    else:
+        measured, source = of_files(options, options.predictions, console), str(options.predictions)
+    figures, dataset, groups = measured
+    console.print(headline_table(figures, groups, f"{source}: {len(dataset)} images"))
+    console.print(class_table(figures, dataset.categories))
+    if options.json is not None:
+        document = {
+            "model": source,
+            "data": options.data,
+            "images": len(dataset),
+            "figures": figures,
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        console.print(f"all figures: {options.json}", markup=False, soft_wrap=True)
+    if options.out is not None:
+        console.print(f"results: {options.out}", markup=False, soft_wrap=True)
+    return figures
+
+
+Groups = dict[int | str, str]
+
+
+def of_model(options: Evaluate, console: Console) -> tuple[dict[str, float], Dataset, Groups]:
     segmenter = load_segmenter(
         options.model,
         classes=options.classes,
@@ -42,35 +75,91 @@ def measure(options: Evaluate) -> dict[str, float]:
     things_only = all(category.is_thing for category in segmenter.categories)
     dataset = open_data(options, things_only)
     groups = read_groups(dataset, options.group_by) if options.group_by else {}
-    tasks = options.task or dataset.tasks
-    console = Console(highlight=False)
     examination = Examination(segmenter.categories) if options.report is not None else None
-    figures = evaluate(
-        segmenter,
-        dataset,
-        tasks,
-        groups=groups or None,
-        progress=console.is_terminal,
-        on_image=examination.update if examination is not None else None,
-    )
-    console.print(headline_table(figures, groups, f"{options.model}: {len(dataset)} images"))
-    console.print(class_table(figures, segmenter.categories))
-    if options.json is not None:
-        document = {
-            "model": options.model,
-            "data": options.data,
-            "images": len(dataset),
-            "figures": figures,
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
-        console.print(f"all figures: {options.json}", markup=False, soft_wrap=True)
+    with writing(options, segmenter.categories, examination) as on_image:
+        figures = evaluate(
+            segmenter,
+            dataset,
+            options.task or dataset.tasks,
+            groups=groups or None,
+            progress=console.is_terminal,
+            on_image=on_image,
+            boundary=options.boundary,
+            augmentation=Augmentation() if options.tta else None,
+        )
     if options.report is not None and examination is not None:
         title = f"{Path(options.model).name}: evaluation"
         record = record_of(examination, figures, segmenter.model)
         write_evaluation(options.report, title, record, command_line("evaluate", options))
         console.print(f"report: {options.report}", markup=False, soft_wrap=True)
-    return figures
+    return figures, dataset, groups
+
+
+def of_files(
+    options: Evaluate, path: Path, console: Console
+) -> tuple[dict[str, float], Dataset, Groups]:
+    """Of the tasks that both the files and the annotation know."""
+    if options.report is not None:
+        raise ValueError("--report: tells of a model; leave it out, or --predictions")
+    if options.tta:
+        raise ValueError("--tta: files hold one answer; leave it out, or --predictions")
+    dataset = open_data(options, path.suffix == ".json" and is_list(path))
+    predictions = open_predictions(path, dataset.categories, options.values)
+    groups = read_groups(dataset, options.group_by) if options.group_by else {}
+    tasks = tuple(t for t in options.task or predictions.tasks if t in predictions.tasks)
+    if not options.task:
+        tasks = tuple(task for task in tasks if task in dataset.tasks)
+    if not tasks:
+        raise ValueError(
+            f"{path}: has results of {', '.join(predictions.tasks)}, but asked for are"
+            f" {', '.join(options.task or dataset.tasks)}; choose --task and --data to fit"
+        )
+    federated = isinstance(dataset, FederatedDataset)
+    limit = options.max_detections or (300 if federated else 100)
+    plain = not (groups or options.boundary or options.out or federated)
+    if (
+        plain
+        and isinstance(predictions, CocoResults)
+        and isinstance(dataset, CocoInstances)
+        and isinstance(dataset.path, Path)
+    ):  # by the areas that the file states, as COCO does
+        return score_instance_files(dataset.path, path, max_detections=limit), dataset, groups
+    with writing(options, dataset.categories) as on_image:
+        figures = measure_results(
+            lambda sample: predictions.result(sample.image_id, sample.name, sample.masks.size),
+            dataset,
+            tasks,
+            groups=groups or None,
+            progress=console.is_terminal,
+            on_image=on_image,
+            boundary=options.boundary,
+            max_detections=limit,
+        )
+    return figures, dataset, groups
+
+
+def is_list(path: Path) -> bool:
+    """Whether a JSON file holds a list, as COCO results do: these are of instances alone."""
+    with path.open("rb") as file:
+        return file.read(64).lstrip()[:1] == b"["
+
+
+@contextmanager
+def writing(
+    options: Evaluate, categories: tuple[Category, ...], examination: Examination | None = None
+) -> Iterator[OnImage | None]:
+    """What is done with each image's result: it is written if --out is given, and examined."""
+    if options.out is None:
+        yield None if examination is None else examination.update
+        return
+    with open_submission(options.submission, options.out, categories) as submission:
+
+        def write(sample: Sample, result: Segmentation, of_image: dict[str, float]) -> None:
+            submission.write(result, sample.name, sample.image_id)
+            if examination is not None:
+                examination.update(sample, result, of_image)
+
+        yield write
 
 
 def open_data(options: Evaluate, things_only: bool) -> Dataset:

@@ -15,6 +15,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 # An empty hint keeps "(default: None)" out of the help; what leaving it out means is in the text.
 Tasks = Annotated[UseAppendAction[tuple[Task, ...]], arg(metavar="TASK", help_behavior_hint="")]
 Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Benchmark = Literal["coco", "ade20k", "cityscapes"]
 Format = Literal["mask2former", "transformers", "detectron2"]
 Classes = Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
@@ -151,9 +152,10 @@ class Finetune:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a model on annotated images: PQ, AP and mIoU, in total and class by class.
+    """Measure a model, or files that others made, on annotated images: PQ, AP and mIoU.
 
     Example: mask2former evaluate --model nuclei --data data/nuclei --group-by modality
+    Another: mask2former evaluate --predictions results.json --data data/coco
     """
 
     model: str = "scenes"
@@ -180,6 +182,20 @@ class Evaluate:
     """What the model computes in."""
     count: int = 200
     """Scenes to draw, for the data "scenes"."""
+    predictions: File = None
+    """Measure this instead of a model: COCO results, COCO panoptic (its PNGs beside it), a folder
+    of label maps, or one that `predict` or `evaluate --out` wrote."""
+    values: Literal["ids", "labels"] = "ids"
+    """What label maps of --predictions hold: the data set's category ids, or 0, 1, 2 ..."""
+    boundary: FlagCreatePairsOff[bool] = False
+    """Measure boundary AP, too."""
+    tta: FlagCreatePairsOff[bool] = False
+    """Semantic results are the mean over six scales, each mirrored, too: slow, and better."""
+    out: File = None
+    """Write the results to this folder, with the data set's ids."""
+    submission: Benchmark = "coco"
+    """Their format: coco (also `--predictions` reads it), ade20k (PNGs of labels from 1), or
+    cityscapes (PNGs of label ids, lists of instances)."""
     seed: int = 3
     """Which scenes are drawn. Trainings see those of 1, and are validated on those of 2."""
 

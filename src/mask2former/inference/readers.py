@@ -14,6 +14,7 @@ import torch
 from mask2former.inference.outlines import Polygon
 from mask2former.masks import box_of_mask, decode_rle, ids_of_colors, rasterize_polygons
 from mask2former.structures import (
+    TASKS,
     Category,
     Instances,
     Panoptic,
@@ -21,6 +22,7 @@ from mask2former.structures import (
     Segment,
     Segmentation,
     Semantic,
+    Task,
 )
 
 Size = tuple[int, int]  # (H, W) in pixels
@@ -69,15 +71,28 @@ class Results:
         return len(self.images)
 
     def __iter__(self) -> Iterator[Segmentation]:
-        for record in self.images:
-            size = (record["height"], record["width"])
-            yield Segmentation(
-                size=size,
-                name=record["file_name"],
-                instances=self._instances(record["id"], size) if self._has_instances else None,
-                panoptic=self._segments(record["id"], size),
-                semantic=self._semantic(self.folder / "semantic" / f"{record['stem']}.png", size),
-            )
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Segmentation:
+        record = self.images[index]
+        size = (record["height"], record["width"])
+        return Segmentation(
+            size=size,
+            name=record["file_name"],
+            instances=self._instances(record["id"], size) if self._has_instances else None,
+            panoptic=self._segments(record["id"], size),
+            semantic=self._semantic(self.folder / "semantic" / f"{record['stem']}.png", size),
+        )
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Of which the folder holds results."""
+        held = {
+            "panoptic": bool(self._panoptic),
+            "instance": self._has_instances,
+            "semantic": (self.folder / "semantic").is_dir(),
+        }
+        return tuple(task for task in TASKS if held[task])
 
     def _instances(self, image_id: int | str, size: Size) -> Instances:
         results = self._results[image_id]
@@ -109,7 +124,7 @@ class Results:
         if annotation is None:
             return None
         path = self.folder / "panoptic" / annotation["file_name"]
-        ids = ids_of_colors(_read_png(path, size, channels=3))
+        ids = ids_of_colors(read_png(path, size, channels=3))
         name = f"{self.folder / 'panoptic.json'}: image {image_id}"
         segments = []
         for index, segment in enumerate(annotation["segments_info"]):
@@ -135,7 +150,7 @@ class Results:
     def _semantic(self, path: Path, size: Size) -> Semantic | None:
         if not path.exists():
             return None
-        labels = _read_png(path, size).astype(np.int64)
+        labels = read_png(path, size).astype(np.int64)
         if labels.max() >= len(self.categories):
             raise ValueError(
                 f"{path}: label {labels.max()} is none of the {len(self.categories)} in"
@@ -177,7 +192,8 @@ def _check_keys(row: Any, keys: Sequence[str], name: str) -> None:
         raise ValueError(f"{name}: lacks {', '.join(missing)}; restore the file")
 
 
-def _read_png(path: Path, size: Size, *, channels: int = 1) -> np.ndarray:
+def read_png(path: Path, size: Size, *, channels: int = 1) -> np.ndarray:
+    """Its pixels, RGB if they have channels; an error names it if it is not of `size` (H, W)."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file; restore it")
     # OpenCV, unlike Pillow, has no fear of maps as large as those of `predict --tile`.

@@ -91,16 +91,39 @@ def evaluate(
     figures of all. ValueError if the data set's classes are not the model's, in the model's order.
     """
     check_categories(segmenter.categories, dataset.categories)
+    return measure_results(
+        lambda sample: segment_with(segmenter, sample, tasks, augmentation),
+        dataset,
+        tasks,
+        groups=groups,
+        progress=progress,
+        on_image=on_image,
+        boundary=boundary,
+        max_detections=segmenter.model.config.view.max_detections,
+    )
+
+
+def measure_results(
+    result_of: Callable[[Sample], Segmentation],
+    dataset: Dataset,
+    tasks: tuple[Task, ...],
+    *,
+    groups: Mapping[int | str, str] | None = None,
+    progress: bool = True,
+    on_image: OnImage | None = None,
+    boundary: bool = False,
+    max_detections: int = 100,
+) -> dict[str, float]:
+    """The figures of whatever answers for a sample; see `evaluate`."""
     for task in tasks:
         if task not in dataset.tasks:
             raise ValueError(
                 f"the annotation cannot measure the task {task!r}, only"
                 f" {', '.join(dataset.tasks)}; leave it out, or give panoptic annotation"
             )
-    view = segmenter.model.config.view
     measuring = evaluators(
-        segmenter.categories,
-        view.max_detections,
+        dataset.categories,
+        max_detections,
         tasks,
         groups,
         boundary=boundary,
@@ -109,7 +132,7 @@ def evaluate(
     indices = range(rank(), len(dataset), ranks())
     for i in track(indices, "evaluating", disable=not progress, transient=True):
         sample = dataset[i]
-        result = segment_with(segmenter, sample, tasks, augmentation)
+        result = result_of(sample)
         if on_image is None:
             for evaluator in measuring:
                 evaluator.update(result, sample)

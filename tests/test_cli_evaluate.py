@@ -1,0 +1,95 @@
+"""`mask2former evaluate` on a model whose answers are written, and on these files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mask2former.cli import FAULT, main
+from mask2former.data.scenes import Scenes, ScenesConfig, write_coco_panoptic
+from mask2former.segmenter import Augmentation
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    config = ScenesConfig(size=128, min_things=2, max_things=4, max_size=48)
+    write_coco_panoptic(Scenes(length=3, seed=1, config=config), folder, "val")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """The results of the embedded model in files, and its figures."""
+    out = tmp_path_factory.mktemp("out")
+    figures = measured(out, "--model", "scenes", "--data", str(data), "--out", str(out))
+    assert figures["PQ"] > 50
+    return out, figures
+
+
+def measured(folder: Path, *words: str) -> dict[str, float]:
+    main(["evaluate", *words, "--json", str(folder / "figures.json")])
+    figures: dict[str, float] = json.loads((folder / "figures.json").read_text())["figures"]
+    return figures
+
+
+@pytest.mark.parametrize(
+    ("path", "kinds", "options"),
+    [
+        (".", ("PQ", "AP", "mIoU"), []),
+        ("panoptic.json", ("PQ",), []),
+        ("instances.json", ("AP",), []),
+        ("semantic", ("mIoU",), ["--values", "labels"]),
+    ],
+)
+def test_files_have_the_figures_of_the_model_that_made_them(
+    path: str,
+    kinds: tuple[str, ...],
+    options: list[str],
+    answers: tuple[Path, dict[str, float]],
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    out, figures = answers
+    found = measured(tmp_path, "--predictions", str(out / path), "--data", str(data), *options)
+    for kind in ("PQ", "AP", "mIoU"):
+        assert (kind in found) == (kind in kinds)
+    for key, value in found.items():  # scores are written with five digits
+        assert value == pytest.approx(figures[key], abs=0.2 if key.startswith("AP") else 1e-9)
+
+
+def test_more_measures(answers: tuple[Path, dict[str, float]], data: Path, tmp_path: Path) -> None:
+    out, _ = answers
+    words = ("--predictions", str(out / "instances.json"), "--data", str(data), "--boundary")
+    assert "boundary_AP" in measured(tmp_path, *words)
+
+
+def test_what_does_not_fit_is_told(
+    answers: tuple[Path, dict[str, float]], data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = answers
+    for words, message in (
+        (["--predictions", str(out / "panoptic.json"), "--task", "semantic"], "choose --task"),
+        (["--predictions", str(out), "--tta"], "--tta: files hold one answer"),
+        (["--predictions", str(out / "semantic")], "categories' ids"),
+    ):
+        assert main(["evaluate", *words, "--data", str(data)]) == FAULT
+        assert message in capsys.readouterr().err
+
+
+def test_augmentation_changes_semantic_figures_alone(
+    answers: tuple[Path, dict[str, float]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mirrored = Augmentation(scales=(1.0,))  # six scales take a minute
+    monkeypatch.setattr("mask2former.commands.evaluate.Augmentation", lambda: mirrored)
+    _, plain = answers
+    augmented = measured(tmp_path, "--model", "scenes", "--data", str(data), "--tta")
+    assert augmented["PQ"] == plain["PQ"]
+    assert augmented["AP"] == plain["AP"]
+    assert augmented["mIoU"] != plain["mIoU"]
+    assert augmented["mIoU"] == pytest.approx(plain["mIoU"], abs=10)
