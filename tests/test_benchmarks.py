@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import loader
 from benchmarks.inference import agreement
 from benchmarks.measure import Run, compare, relative_distance, report
+
+from mask2former.structures import Task
 
 
 def sleeper(seconds: float, megabytes: int) -> Run:
@@ -44,3 +48,15 @@ def test_other_results_are_no_comparison() -> None:
     assert relative_distance(b, a) == pytest.approx(0.05)
     with pytest.raises(AssertionError, match="not the same outputs"):
         agreement([a], [b])
+
+
+@pytest.mark.parametrize(("suffix", "task"), loader.CASES)
+def test_every_part_of_loading_is_seen(tmp_path: Path, suffix: str, task: Task) -> None:
+    loader.write(tmp_path, 3, 256, suffix)
+    stream = loader.views(tmp_path, task, 128)
+    assert {Path(stream[t].name).suffix for t in range(3)} == {suffix}
+    seconds, found = loader.shares(stream, 6)
+    assert seconds > 0
+    assert sum(found.values()) == pytest.approx(1)
+    assert all(share > 0 for share in found.values())  # a renamed function would have none
+    assert loader.rate(stream, 4, workers=1) > 0
