@@ -56,8 +56,8 @@ class LabelMe:
     """The JSON files of a folder, sorted by name; shapes of one label and group are one object.
 
     Classes are those of `labels.txt` in the folder or above it, in its order, or else the labels
-    that occur in it or in `siblings` (the other splits), sorted. What is labelled `__ignore__` is void. Points and lines have no area: they
-    are left out, and the log says how many.
+    that occur in it or in `siblings` (the other splits), sorted. What is labelled `__ignore__` is
+    void. Points and lines have no area: they are left out, and the log says how many.
     """
 
     categories: tuple[Category, ...]
