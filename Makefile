@@ -39,7 +39,7 @@ test-data: $(READY) ## The tests that read the real images of ../shared
 test-gpu: $(READY) ## The tests that need CUDA
 	$(PYTEST) -m gpu
 
-benchmark: $(READY) ## Ours beside transformers, and the loader: inference, post-processing, training (11 minutes)
+benchmark: $(READY) ## Ours beside transformers: inference, post-processing, a training step; the loader (10 minutes)
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.postprocessing
 	$(BIN)/python -m benchmarks.training

@@ -1,155 +1,187 @@
-"""How fast training views are made from files, and where the time goes.
+"""How many training views a second the loader makes, and what they are made of.
 
-python -m benchmarks.loader [--images 60] [--size 512] [--rounds 3]
+python -m benchmarks.loader [--views 60] [--size 512] [--workers 0 1 2]
 
-Drawn scenes are written to disk as a panoptic data set of PNGs and as one of JPEGs with
-run-length encodings. Prints images per second with 0, 1 and 2 processes beside the training, and
-the share of decoding, annotation, masks and image in the time of a view; writes JSON.
+Drawn scenes are written to disk (PNG) and read as panoptic maps and as run-length encodings, with
+COCO's view (crops of 1024, scaled by 0.1 to 2) and ADE20K's (crops of 512, with colour). Prints a
+table and writes JSON. The parts of a view are in processor time, which is
+no matter of what else runs.
 """
 
 from __future__ import annotations
 
-import cProfile
 import json
-import pstats
-import statistics
+import platform
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 
-from PIL import Image
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool
 
-from benchmarks.measure import command, machine
+from benchmarks.measure import command
+from mask2former.data.dataset import Dataset
 from mask2former.data.detect import open_dataset
 from mask2former.data.loader import Stream, batches
 from mask2former.data.scenes import Scenes, write_coco_panoptic
 from mask2former.data.scenes_layout import ScenesConfig
 from mask2former.data.transforms import TrainView
-from mask2former.structures import Task, View
+from mask2former.masks import Box
+from mask2former.structures import TASKS, Category, Masks, Sample, Task, View
 
-WORKERS = (0, 1, 2)
-BATCH = 4
-CASES: tuple[tuple[str, Task], ...] = ((".png", "panoptic"), (".jpg", "instance"))
-# Functions by module and name; none of them calls another one, but reading decodes.
-READING = (("coco.py", "__getitem__"), ("coco_panoptic.py", "__getitem__"))
-PARTS = {
-    "decode": (("imaging.py", "read_image"),),
-    "masks": (("masks.py", "render"), ("transforms.py", "pad"), ("transforms.py", "flip")),
-    "image": (
-        ("transforms.py", "render_image"),
-        ("transforms.py", "distort_color"),
-        ("imaging.py", "normalize"),
+BATCH = 2
+IMAGES = 24  # few, so that they come from memory and not from the disk
+VIEWS = {
+    "COCO's, 1024": TrainView(ignore_void=True),
+    "ADE20K's, 512": TrainView(
+        size=512, scale=(0.5, 2.0), fit="shortest_side", crop=(512, 512), color=True
     ),
 }
+READ_AS: dict[str, Task] = {"panoptic map": "panoptic", "RLE": "instance"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """One data set: medians over the rounds, and shares of a view's time that add up to 1."""
+class Measured:
+    """One kind of view: processor time of its parts, and the rate by number of workers."""
 
-    case: str
-    images_per_second: dict[int, float]  # by the number of processes that load
-    milliseconds: float  # of processor time a view
-    shares: dict[str, float]
+    annotation: str
+    view: str
+    objects: float  # of a scene, on average
+    decode: float  # seconds a view: the image and its annotation, read
+    masks: float  # made inside the crop
+    image: float  # all else: scaled, coloured, flipped, normalised
+    rates: dict[int, float]  # views a second
 
-
-def write(folder: Path, images: int, size: int, suffix: str) -> None:
-    """A split "train" of drawn scenes, its images with `suffix`."""
-    write_coco_panoptic(
-        Scenes(length=images, seed=0, config=ScenesConfig(size=size)), folder, "train"
-    )
-    if suffix == ".png":
-        return
-    for path in (folder / "images" / "train").iterdir():
-        with Image.open(path) as image:
-            image.save(path.with_suffix(suffix), quality=90)
-        path.unlink()
-    for path in (folder / "annotations").glob("*.json"):
-        content = json.loads(path.read_text())
-        for record in content["images"]:
-            record["file_name"] = str(Path(record["file_name"]).with_suffix(suffix))
-        path.write_text(json.dumps(content))
+    def row(self) -> list[str]:
+        parts = (self.decode, self.masks, self.image)
+        return [
+            self.annotation,
+            self.view,
+            f"{self.objects:.0f}",
+            *(f"{rate:.1f}" for rate in self.rates.values()),
+            f"{1000 * sum(parts):.0f} ms",
+            *(f"{part / sum(parts):.0%}" for part in parts),
+        ]
 
 
-def views(folder: Path, task: Task, size: int) -> Stream:
-    """As COCO's recipe shows them: large-scale jitter; and colours distorted."""
-    view = TrainView(size=size, crop=(size, size), color=True)
-    return Stream(open_dataset(folder, "train", task=task), view, View(), seed=0)
+class Clocked:
+    """A data set that adds up the processor time of reading and, later, making masks."""
+
+    categories: tuple[Category, ...]
+    tasks: tuple[Task, ...] = TASKS
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.categories = dataset, dataset.categories
+        self.decode = self.masks = 0.0
+        self.objects = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        started = time.process_time()
+        sample = self.dataset[index]
+        self.decode += time.process_time() - started
+        self.objects += len(sample.masks)
+        void = None if sample.void is None else _ClockedMasks(sample.void, self._add)
+        return replace(sample, masks=_ClockedMasks(sample.masks, self._add), void=void)
+
+    def _add(self, seconds: float) -> None:
+        self.masks += seconds
 
 
-def rate(stream: Stream, images: int, workers: int) -> float:
-    """Images per second, once the processes run and have given their first batches."""
-    steps = -(-images // BATCH)
-    loader = batches(stream, batch_size=BATCH, first=0, last=steps + WORKERS[-1], workers=workers)
-    for _ in range(WORKERS[-1]):
-        next(loader)
+class _ClockedMasks:
+    def __init__(self, masks: Masks, add: Callable[[float], None]) -> None:
+        self._masks, self._add = masks, add
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._masks.size
+
+    def render(self, box: Box, size: tuple[int, int]) -> Bool[np.ndarray, "N h w"]:
+        started = time.process_time()
+        masks = self._masks.render(box, size)
+        self._add(time.process_time() - started)
+        return masks
+
+
+def rate(dataset: Dataset, view: TrainView, workers: int, views: int) -> float:
+    """Views a second, once the workers are at work."""
+    steps, warm = views // BATCH, 4 + 4 * workers  # what the workers make beforehand is not counted
+    stream = Stream(dataset, view, View(), seed=0)
+    loader = batches(stream, batch_size=BATCH, first=0, last=warm + steps, workers=workers)
+    for _ in islice(loader, warm):
+        pass
     started = time.perf_counter()
-    for _ in range(steps):
-        next(loader)
-    return steps * BATCH / (time.perf_counter() - started)
+    count = sum(len(batch.names) for batch in loader)
+    return count / (time.perf_counter() - started)
 
 
-def shares(stream: Stream, images: int) -> tuple[float, dict[str, float]]:
-    """Seconds of processor time a view, and the share of each of `PARTS`."""
-    profile = cProfile.Profile(time.process_time)
-    profile.enable()
-    for index in range(images):
-        stream[index]
-    profile.disable()
-    stats = pstats.Stats(profile)
-    total: float = stats.total_tt  # type: ignore[attr-defined]
-    spent = {
-        (Path(file).name, name): cumulative
-        for (file, _, name), (_, _, _, cumulative, _) in stats.stats.items()  # type: ignore[attr-defined]
-    }
-    found = {part: sum(spent.get(f, 0.0) for f in PARTS[part]) / total for part in PARTS}
-    found["annotation"] = sum(spent.get(f, 0.0) for f in READING) / total - found["decode"]
-    return total / images, found | {"rest": 1 - sum(found.values())}
-
-
-def measure(folder: Path, suffix: str, task: Task, images: int, size: int, rounds: int) -> Speed:
-    write(folder, images, size, suffix)
-    stream = views(folder, task, size)
-    rates = {
-        workers: statistics.median(rate(stream, images, workers) for _ in range(rounds))
-        for workers in WORKERS
-    }
-    seconds, found = shares(stream, images)
-    return Speed(
-        case=f"{task}, {size}x{size} {suffix[1:].upper()}",
-        images_per_second=rates,
-        milliseconds=1000 * seconds,
-        shares=found,
+def measure(
+    annotation: str, view_name: str, dataset: Dataset, views: int, workers: list[int]
+) -> Measured:
+    view = VIEWS[view_name]
+    clocked = Clocked(dataset)
+    stream = Stream(clocked, view, View(), seed=0)
+    stream[0]
+    clocked.decode = clocked.masks = clocked.objects = 0
+    started = time.process_time()
+    for t in range(1, views + 1):
+        stream[t]
+    whole = time.process_time() - started
+    return Measured(
+        annotation=annotation,
+        view=view_name,
+        objects=clocked.objects / views,
+        decode=clocked.decode / views,
+        masks=clocked.masks / views,
+        image=(whole - clocked.decode - clocked.masks) / views,
+        rates={count: rate(dataset, view, count, views) for count in workers},
     )
 
 
-def table(speeds: Sequence[Speed]) -> str:
-    rows = [["case", *(f"images/s, {n} workers" for n in WORKERS), "ms a view", *speeds[0].shares]]
-    rows.append(["---"] * len(rows[0]))
-    for speed in speeds:
-        rates = [f"{speed.images_per_second[n]:.1f}" for n in WORKERS]
-        parts = [f"{share:.0%}" for share in speed.shares.values()]
-        rows.append([speed.case, *rates, f"{speed.milliseconds:.1f}", *parts])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def table(found: list[Measured], workers: list[int]) -> str:
+    header = ["read from", "view", "objects", *(f"{count} workers: views/s" for count in workers)]
+    header += ["one view", "decode", "masks", "image"]
+    rows = [header, ["---"] * len(header), *(m.row() for m in found)]
+    return "\n".join(["## Loader", "", *("| " + " | ".join(row) + " |" for row in rows), ""])
 
 
 def main() -> None:
     parser = command(__doc__, "loader")
-    parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--size", type=int, default=512, help="side of the scenes and of the crop")
-    parser.set_defaults(rounds=3)
+    parser.add_argument("--views", type=int, default=60, help="of each measurement")
+    parser.add_argument("--size", type=int, default=512, help="of the square scenes, in pixels")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.set_defaults(threads=1)
     options = parser.parse_args()
-    speeds = []
-    for suffix, task in CASES:
-        with tempfile.TemporaryDirectory() as name:
-            speeds.append(
-                measure(Path(name), suffix, task, options.images, options.size, options.rounds)
-            )
-    print(table(speeds))
-    document = {"machine": machine(options.threads), "loaders": [asdict(s) for s in speeds]}
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        drawing = ScenesConfig(size=options.size, min_things=10, max_things=30)
+        write_coco_panoptic(Scenes(length=IMAGES, config=drawing), name, "train")
+        found = [
+            measure(annotation, view, open_dataset(name, task=task), options.views, options.workers)
+            for annotation, task in READ_AS.items()
+            for view in VIEWS
+        ]
+    print(table(found, options.workers))
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "threads": options.threads,
+            "torch": torch.__version__,
+        },
+        "image": {"size": options.size, "format": "PNG"},
+        "views": [asdict(m) for m in found],
+    }
     options.out.write_text(json.dumps(document, indent=1) + "\n")
 
 

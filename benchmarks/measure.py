@@ -196,20 +196,15 @@ def report(title: str, columns: Sequence[str], comparisons: Sequence[Comparison]
     return "\n".join([f"## {title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""])
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What a figure was measured on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": threads,
-        "torch": torch.__version__,
-    }
-
-
 def write_json(path: Path, threads: int, comparisons: Sequence[Comparison]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
-        "machine": machine(threads),
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": threads,
+            "torch": torch.__version__,
+        },
         "comparisons": [
             {
                 "case": c.case,

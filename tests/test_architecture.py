@@ -29,10 +29,12 @@ HEAVY = (
     "lightning_fabric",
     "pycocotools",
     "supervision",
+    "tensorboard",
     "timm",
     "torchvision",
     "transformers",
     "triton",
+    "wandb",
 )
 KERNELS = "_triton"  # modules of this ending are made of triton, so they are as heavy as it
 MOST_LINES = 450

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import loader
 from benchmarks.inference import agreement
+from benchmarks.loader import measure, table
 from benchmarks.measure import Run, compare, relative_distance, report
 
-from mask2former.structures import Task
+from mask2former.data.detect import open_dataset
+from mask2former.data.scenes import Scenes, write_coco_panoptic
+from mask2former.data.scenes_layout import ScenesConfig
 
 
 def sleeper(seconds: float, megabytes: int) -> Run:
@@ -50,13 +52,16 @@ def test_other_results_are_no_comparison() -> None:
         agreement([a], [b])
 
 
-@pytest.mark.parametrize(("suffix", "task"), loader.CASES)
-def test_every_part_of_loading_is_seen(tmp_path: Path, suffix: str, task: Task) -> None:
-    loader.write(tmp_path, 3, 256, suffix)
-    stream = loader.views(tmp_path, task, 128)
-    assert {Path(stream[t].name).suffix for t in range(3)} == {suffix}
-    seconds, found = loader.shares(stream, 6)
-    assert seconds > 0
-    assert sum(found.values()) == pytest.approx(1)
-    assert all(share > 0 for share in found.values())  # a renamed function would have none
-    assert loader.rate(stream, 4, workers=1) > 0
+def test_the_parts_of_a_view_are_told_apart(tmp_path: Path) -> None:
+    drawing = ScenesConfig(size=64, max_size=30, max_things=4)
+    write_coco_panoptic(Scenes(length=2, config=drawing), tmp_path, "train")
+    for task in ("panoptic", "instance"):
+        dataset = open_dataset(tmp_path, task=task)
+        found = measure("maps", "ADE20K's, 512", dataset, views=4, workers=[0, 1])
+        counts = [len(dataset[i].masks) for i in range(2)]
+        assert min(counts) <= found.objects <= max(counts)
+        assert min(found.decode, found.masks, found.image) > 0
+        assert found.image > found.decode  # a small file, a large crop in colours
+        assert set(found.rates) == {0, 1}
+        assert min(found.rates.values()) > 0
+        assert "| maps | ADE20K's, 512 |" in table([found], [0, 1])

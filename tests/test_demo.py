@@ -10,11 +10,12 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.data.scenes import CATEGORIES, Scenes
-from mask2former.demo import COLUMNS, Shown, truth_of, write_page
+from mask2former.demo import COLUMNS, Shown, write_page
 from mask2former.evaluation.panoptic_quality import PanopticQuality
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.presets.compact import compact_model
 from mask2former.structures import Segmentation, View
+from mask2former.training.examine import true_panoptic
 
 VOID_TAGS = ("meta", "img", "br")
 
@@ -45,7 +46,7 @@ class Page(HTMLParser):
 def test_truth_of_a_scene_is_the_perfect_answer() -> None:
     quality = PanopticQuality(CATEGORIES)
     for sample in (scenes := Scenes(length=2, seed=6))[0], scenes[1]:
-        truth = truth_of(sample, CATEGORIES)
+        truth = true_panoptic(sample, CATEGORIES)
         assert sum(segment.area for segment in truth.segments) == truth.ids.numel()
         size = sample.masks.size
         quality.update(Segmentation(size=size, name=sample.name, panoptic=truth), sample)

@@ -13,6 +13,7 @@ from mask2former.masks import (
     decode_rle,
     encode_region,
     encode_rle,
+    places_of,
     rasterize_polygons,
 )
 
@@ -207,3 +208,20 @@ def test_bad_masks_are_named() -> None:
         EncodedMasks((4, 4), [good, encode_rle(np.ones((3, 4), bool))])
     with pytest.raises(ValueError, match="annotation 7: polygon 0 holds 2 numbers"):
         EncodedMasks((4, 4), [[[1.0, 2.0]]], names=["annotation 7"])
+
+
+@pytest.mark.parametrize("offset", [0, 1 << 30, -9])
+def test_places_of_ids(offset: int) -> None:
+    """Within a table's reach or not, each id is found where it is listed."""
+    ids = np.random.default_rng(0).integers(0, 9, (7, 5)) + offset
+    known = [7 + offset, 3 + offset, 100 + offset]
+    expected = [[known.index(id) if id in known else -5 for id in row] for row in ids.tolist()]
+    assert places_of(ids, known, missing=-5).tolist() == expected
+    assert places_of(ids[:0], known, missing=-5).shape == (0, 5)
+
+
+def test_places_in_an_id_map_are_those_of_its_masks() -> None:
+    masks = IdMapMasks(np.random.default_rng(0).integers(0, 9, (7, 5)), [8, 2, 5])
+    rendered = masks.render((0, 0, 5, 7), (7, 5))
+    expected = np.where(rendered.any(axis=0), rendered.argmax(axis=0), -1)
+    assert np.array_equal(masks.places(), expected)

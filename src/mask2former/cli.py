@@ -18,6 +18,7 @@ from mask2former.commands.options import (
     Finetune,
     Models,
     Predict,
+    Report,
     Train,
     Verify,
 )
@@ -33,6 +34,8 @@ OK, SOME_FAILED, FAULT, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 SHOWN_FAILURES = 20
 USER_ERRORS = (ValueError, OSError, ImportError)
 
+Options = Predict | Train | Finetune | Evaluate | Report | Convert | Models | Verify | Demo
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
     words = [word for word in words if word != "--traceback"]
     options = tyro.cli(
-        Predict | Train | Finetune | Evaluate | Convert | Models | Verify | Demo,
+        Options,
         prog="mask2former",
         description=DESCRIPTION,
         args=words or ["--help"],
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAULT
 
 
-def run(options: Predict | Train | Finetune | Evaluate | Convert | Models | Verify | Demo) -> int:
+def run(options: Options) -> int:
     """Do what the options say. Imports wait until here, as torch's takes seconds."""
     if isinstance(options, Predict):
         from mask2former.commands.predict import predict
@@ -85,6 +88,10 @@ def run(options: Predict | Train | Finetune | Evaluate | Convert | Models | Veri
         from mask2former.commands.evaluate import measure
 
         measure(options)
+    elif isinstance(options, Report):
+        from mask2former.commands.report import report
+
+        report(options)
     elif isinstance(options, Convert):
         from mask2former.commands.convert import convert
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import time
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-import cv2
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 from rich.console import Console
@@ -21,7 +18,6 @@ from rich.progress import track
 from mask2former.commands.loading import load_segmenter
 from mask2former.commands.options import Demo
 from mask2former.data.scenes import Scenes
-from mask2former.evaluation.evaluator import render_full
 from mask2former.evaluation.panoptic_quality import PanopticQuality
 from mask2former.inference.visualize import (
     contact_sheet,
@@ -29,9 +25,10 @@ from mask2former.inference.visualize import (
     draw_panoptic,
     draw_semantic,
 )
-from mask2former.structures import TASKS, Category, Panoptic, Sample, Segment, Segmentation
+from mask2former.structures import TASKS, Category, Sample, Segmentation
 from mask2former.training.evaluate import check_categories, evaluators
-from mask2former.training.trainer import summary
+from mask2former.training.examine import jpeg_url, true_panoptic
+from mask2former.training.log import summary
 
 Picture = UInt8[np.ndarray, "H W 3"]
 COLUMNS = ("image", "truth", "panoptic", "instances", "semantic")
@@ -119,26 +116,12 @@ def show(sample: Sample, result: Segmentation, categories: tuple[Category, ...])
         title=f"{sample.name}: {things} things, PQ {quality.compute()['PQ']:.1f}",
         pictures=(
             sample.image,
-            draw_panoptic(sample.image, truth_of(sample, categories)),
+            draw_panoptic(sample.image, true_panoptic(sample, categories)),
             draw_panoptic(sample.image, result.panoptic),
             draw_instances(sample.image, result.instances),
             draw_semantic(sample.image, result.semantic),
         ),
     )
-
-
-def truth_of(sample: Sample, categories: tuple[Category, ...]) -> Panoptic:
-    """What a perfect model would answer for a sample whose masks do not overlap."""
-    ids = np.zeros(sample.masks.size, np.int32)
-    segments = []
-    for id, (mask, label) in enumerate(
-        zip(render_full(sample), sample.labels.tolist(), strict=True), start=1
-    ):
-        ids[mask] = id
-        category = categories[label]
-        area = int(mask.sum())
-        segments.append(Segment(id=id, label=label, category=category, score=1.0, area=area))
-    return Panoptic(ids=torch.from_numpy(ids), segments=tuple(segments), categories=categories)
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -184,17 +167,8 @@ def _class_row(category: Category, figures: Mapping[str, float]) -> str:
 
 def _scene(scene: Shown) -> str:
     pictures = "".join(
-        f'<figure><img src="{_data_url(picture)}" alt="{column}: {html.escape(scene.title)}"'
+        f'<figure><img src="{jpeg_url(picture, 90)}" alt="{column}: {html.escape(scene.title)}"'
         f' loading="lazy"><figcaption>{column}</figcaption></figure>'
         for column, picture in zip(COLUMNS, scene.pictures, strict=True)
     )
     return f'<h3>{html.escape(scene.title)}</h3>\n<div class="row">{pictures}</div>'
-
-
-def _data_url(picture: Picture) -> str:
-    # Colour at full resolution, or the outlines would blur.
-    options = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    done, data = cv2.imencode(".jpg", picture[..., ::-1], options)
-    assert done
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

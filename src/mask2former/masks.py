@@ -21,6 +21,7 @@ _MORE = 1 << _BITS
 _SIGN = 1 << (_BITS - 1)
 _FIRST_CHARACTER = 48
 _MAX_CHARACTERS = 12  # of one count; more would not fit 63 bits
+_TABLE = 1 << 24  # ids below are looked up in a table; those of panoptic PNGs are
 
 
 # --- run-length encoding ----------------------------------------------------------------------
@@ -28,14 +29,12 @@ _MAX_CHARACTERS = 12  # of one count; more would not fit 63 bits
 
 def encode_rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, object]:
     """COCO's compressed encoding of a mask: {"size": [H, W], "counts": str}."""
-    height, width = mask.shape
-    pixels = (np.asarray(mask) != 0).ravel(order="F")
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    edges = np.concatenate([[0], changes, [pixels.size]])
-    counts = np.diff(edges)
-    if pixels.size and pixels[0]:
-        counts = np.concatenate([[0], counts])
-    return {"size": [height, width], "counts": _compress(counts)}
+    filled = mask if mask.dtype == bool else mask != 0
+    left, top, right, bottom = box_of_mask(
+        filled
+    )  # most masks are small, and columns are far apart
+    height, width = filled.shape
+    return encode_region(filled[top:bottom, left:right], left, top, (height, width))
 
 
 def encode_region(
@@ -46,10 +45,11 @@ def encode_region(
     As `encode_rle` of the whole image's mask, which is never made.
     """
     height, width = size
-    edge = np.zeros((1, mask.shape[1]), bool)
-    padded = np.concatenate([edge, mask, edge])  # every run of a column begins and ends in it
-    column, row = np.nonzero((padded[1:] != padded[:-1]).T)
-    changes = (left + column) * height + top + row
+    padded = np.zeros((mask.shape[0] + 2, mask.shape[1]), bool)  # runs begin and end in a column
+    padded[1:-1] = mask
+    row, column = np.divmod(np.flatnonzero(padded[1:] != padded[:-1]), max(1, mask.shape[1]))
+    # Found row by row and sorted: to walk down the columns of a wide array takes far longer.
+    changes = np.sort((left + column) * height + top + row)
     # A run down to the last row and one from the first row of the next column are one.
     meeting = np.flatnonzero(changes[1:] == changes[:-1])
     changes = np.delete(changes, np.concatenate([meeting, meeting + 1]))
@@ -184,15 +184,42 @@ def ids_of_colors(colors: UInt8[np.ndarray, "H W C"]) -> Int32[np.ndarray, "H W"
     return red | green << 8 | blue << 16
 
 
+def places_of(
+    ids: Int[np.ndarray, "H W"], known: Sequence[int] | Int[np.ndarray, "N"], *, missing: int
+) -> Int32[np.ndarray, "H W"]:
+    """Where in the list `known` each id stands; `missing` for one that is not there."""
+    listed = np.asarray(known, np.int64).reshape(-1)
+    if not ids.size:
+        return np.zeros(ids.shape, np.int32)
+    if ids.min() >= 0 and ids.max() < _TABLE:
+        table = np.full(int(ids.max()) + 1, missing, np.int32)
+        here = np.flatnonzero((listed >= 0) & (listed < len(table)))
+        table[listed[here]] = here
+        places: Int32[np.ndarray, "H W"] = table[ids]
+        return places
+    place = {id: index for index, id in enumerate(listed.tolist())}
+    values, inverse = np.unique(ids, return_inverse=True)
+    table = np.array([place.get(value, missing) for value in values.tolist()], np.int32)
+    places = table[inverse].reshape(ids.shape)
+    return places
+
+
 # --- boxes and polygons -----------------------------------------------------------------------
 
 
 def box_of_mask(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
     """The box around a mask; (0, 0, 0, 0) if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return (0, 0, 0, 0)
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    inside = mask[top:bottom]
+    if inside.shape[1] % 8 == 0 and inside.flags.c_contiguous:  # eight pixels at a time
+        occupied = np.bitwise_or.reduce(inside.view(np.uint64), axis=0).view(bool)
+    else:
+        occupied = inside.any(axis=0)
+    columns = np.flatnonzero(occupied)
+    return int(columns[0]), top, int(columns[-1]) + 1, bottom
 
 
 def rasterize_polygons(
@@ -273,6 +300,10 @@ class IdMapMasks:
     def size(self) -> tuple[int, int]:
         height, width = self._id_map.shape
         return height, width
+
+    def places(self) -> Int32[np.ndarray, "H W"]:
+        """The index of the mask that each pixel belongs to; -1 where it belongs to none."""
+        return places_of(self._id_map, self._ids, missing=-1)
 
     def render(self, box: Box, size: tuple[int, int]) -> Bool[np.ndarray, "N h w"]:
         """See `Masks.render` in structures.py; nearest neighbour."""

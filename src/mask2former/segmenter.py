@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard, overload
 
@@ -23,15 +24,42 @@ from mask2former.imaging import (
     shortest_side_size,
     stretch_contrast,
 )
-from mask2former.inference.postprocess import segment
+from mask2former.inference.postprocess import segment, semantic
 from mask2former.inference.resample import Sizes
 from mask2former.inference.tiling import Mosaic, Tiling, release, tiles_of
 from mask2former.modeling.mask2former import Mask2Former
-from mask2former.structures import TASKS, Category, LargeSegmentation, Output, Segmentation, Task
+from mask2former.structures import (
+    TASKS,
+    Category,
+    LargeSegmentation,
+    Output,
+    Segmentation,
+    Semantic,
+    Task,
+    View,
+)
 from mask2former.weights import load
 
 CONTRAST_PIXELS = 1 << 22  # that a large image's percentiles are taken of
 ImageLike = str | Path | np.ndarray | Image.Image | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """The views that `Segmenter.augmented` takes the mean of; these are the official code's."""
+
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the view's shortest side
+    flip: bool = True  # each view mirrored, too
+
+    def views(self, view: View) -> list[View]:
+        """One for each scale; the longest side may grow as far as the largest of them."""
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales {self.scales}: name one or more numbers above 0")
+        longest = round(view.longest_side * max(self.scales))
+        return [
+            replace(view, shortest_side=round(view.shortest_side * scale), longest_side=longest)
+            for scale in self.scales
+        ]
 
 
 class Segmenter:
@@ -197,16 +225,58 @@ class Segmenter:
                 mosaic.add(part, result)
         return mosaic.result(name)
 
+    @torch.inference_mode()
+    def augmented(
+        self,
+        image: ImageLike,
+        augmentation: Augmentation | None = None,
+        *,
+        name: str | None = None,
+    ) -> Segmentation:
+        """The semantic result from the mean of the scores of several views: scales, mirrored.
+
+        As `SemanticSegmentorWithTTA` of the official code does it. In memory are twice the scores
+        of every class at the image's size.
+        """
+        pixels, config = to_array(image), self.model.config
+        parameter = next(self.model.parameters())
+        augmentation = augmentation or Augmentation()
+        size = (pixels.shape[0], pixels.shape[1])
+        mean: Float[Tensor, "K H W"] = torch.zeros(len(config.categories), *size)
+        for view in augmentation.views(config.view):
+            prepared = self.prepare(pixels, view=view)
+            height, width = prepared.shape[1:]
+            canvas = self.canvas([(height, width)])
+            for mirrored in (False, True)[: 1 + augmentation.flip]:
+                batch = torch.zeros(1, 3, *canvas)
+                batch[0, :, :height, :width] = prepared.flip(-1) if mirrored else prepared
+                output: Output = self.model(batch.to(parameter.device, parameter.dtype))
+                scores = semantic(
+                    output.class_logits[0],
+                    output.mask_logits[0],
+                    Sizes(padded=canvas, image=(height, width), output=size),
+                    config.categories,
+                    keep_scores=True,
+                    resize_scores=view.resize_semantic_scores,
+                ).scores
+                assert scores is not None
+                mean += (scores.flip(-1) if mirrored else scores).cpu()
+        mean /= len(augmentation.scales) * (1 + augmentation.flip)
+        result = Semantic(labels=mean.argmax(0), categories=config.categories)
+        name = name or (str(image) if isinstance(image, str | Path) else "image 0")
+        return Segmentation(size=size, name=name, semantic=result)
+
     def prepare(
         self,
         image: UInt8[np.ndarray, "H W 3"],
         contrast: UInt8[np.ndarray, "256"] | None = None,
+        view: View | None = None,
     ) -> Float[Tensor, "3 h w"]:
-        """Stretch, resize and normalise as the model's view says.
+        """Stretch, resize and normalise as the model's view says, or another.
 
         `contrast` is a table of values in place of a stretch by the image's own percentiles.
         """
-        view = self.model.config.view
+        view = view or self.model.config.view
         if contrast is not None:
             image = np.take(contrast, image)
         elif view.contrast_percentiles is not None:

@@ -111,6 +111,7 @@ def test_labels_file_says_the_classes_and_their_order(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, "train")
     assert [c.name for c in dataset.categories] == ["goat", "cow"]
     assert dataset[0].labels.tolist() == [1]
+    assert dataset.labels_of(0) == {1}
     (tmp_path / "labels.txt").write_text("goat\n")
     with pytest.raises(ValueError, match=r"label 'cow' is not among the 1 of .*labels\.txt"):
         open_dataset(tmp_path, "train")

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import tiny
-from mask2former.data.loader import Example, Stream, batches, collate
+from mask2former.data.dataset import First, labels_of
+from mask2former.data.holdout import hold_out
+from mask2former.data.loader import Example, Stream, batches, collate, repeat_factors
+from mask2former.data.semantic_view import SemanticView
+from mask2former.data.thing_view import ThingView
 from mask2former.data.transforms import TrainView
 from mask2former.masks import IdMapMasks
 from mask2former.structures import Batch, Category, Sample, Targets, View
@@ -163,3 +169,78 @@ def test_data_set_without_images() -> None:
 def test_many_steps_are_not_listed_beforehand() -> None:
     first = next(batches(stream(), batch_size=2, first=10**12, last=10**13, workers=0))
     assert len(first.names) == 2
+
+
+# --- images of rare classes come oftener --------------------------------------------------------
+
+
+class LongTail(Squares):
+    """Class 0 is in six of seven images, class 1 in two, class 2 in one; labels without reading."""
+
+    present: tuple[set[int], ...] = ({0}, {0}, {0}, {0}, {0, 1}, {0, 1, 2}, set())
+
+    def labels_of(self, index: int) -> set[int]:
+        return self.present[index]
+
+
+def long_tail(threshold: float, seed: int = 0) -> Stream:
+    return Stream(LongTail(), VIEW, View(mean=(0.0,) * 3, std=(255.0,) * 3), seed, threshold)
+
+
+def test_factors_are_those_of_the_paper() -> None:
+    # Shares of the images: 6/7, 2/7, 1/7; sqrt(0.5 / (2/7)) = 1.3229, sqrt(0.5 / (1/7)) = 1.8708.
+    expected = [1, 1, 1, 1, 1.3228757, 1.8708287, 1]
+    np.testing.assert_allclose(repeat_factors(LongTail(), 0.5), expected)
+    np.testing.assert_array_equal(repeat_factors(LongTail(), 0.001), np.ones(7))
+
+
+def test_images_are_repeated_as_often_as_their_factors_say() -> None:
+    shown = long_tail(0.5)
+    passes, counts = 0, np.zeros(7)
+    for t in range(3000):
+        epoch, position = shown._place(t)
+        if position == 0:
+            passes = epoch + 1
+            counts += shown._times(shown.factors, epoch)  # type: ignore[arg-type]
+    assert passes > 350
+    np.testing.assert_allclose(counts / passes, [1, 1, 1, 1, 1.3229, 1.8708, 1], atol=0.08)
+    names = [shown[t].name for t in range(shown.starts[3])]
+    for epoch in range(3):
+        found = Counter(names[shown.starts[epoch] : shown.starts[epoch + 1]])
+        times = shown._times(shown.factors, epoch)  # type: ignore[arg-type]
+        assert [found[f"square {i}"] for i in range(7)] == times.tolist()
+
+
+def test_repeated_views_depend_on_seed_and_number_alone() -> None:
+    forward = [long_tail(0.5)[t] for t in range(30)]
+    shown = long_tail(0.5)
+    for t in (29, 3, 17, 8):
+        assert shown[t].name == forward[t].name
+        assert torch.equal(shown[t].image, forward[t].image)
+    assert [long_tail(0.5, seed=1)[t].name for t in range(30)] != [e.name for e in forward]
+
+
+def test_nothing_rare_changes_nothing() -> None:
+    plain = [stream()[t].name for t in range(21)]
+    assert [long_tail(0.01)[t].name for t in range(21)] == plain
+
+
+def test_labels_pass_through_what_wraps_a_data_set() -> None:
+    assert repeat_factors(First(LongTail(), 5), 0.5).tolist() == [1, 1, 1, 1, (0.5 / 0.2) ** 0.5]
+    train, held = hold_out(LongTail(), 7)
+    assert [labels_of(held, i) for i in range(len(held))] == [set()]
+    assert labels_of(train, 5) == {0, 1, 2}
+    assert labels_of(SemanticView(LongTail()), 4) == {0, 1}
+    categories = tuple(replace(c, is_thing=c.id != 1) for c in tiny.categories(7))
+    things = LongTail()
+    things.categories = categories
+    kept = [i for i, c in enumerate(categories) if c.is_thing]
+    expected = {kept.index(label) for label in (0, 1, 2) if label in kept}
+    assert labels_of(ThingView(things), 5) == expected
+
+
+def test_data_set_that_does_not_tell_its_labels() -> None:
+    with pytest.raises(ValueError, match=r"Squares data sets do not tell .* repeat_threshold=0"):
+        Stream(Squares(), VIEW, View(), 0, 0.001)
+    with pytest.raises(ValueError, match="Squares data sets"):
+        Stream(First(Squares(), 3), VIEW, View(), 0, 0.001)

@@ -82,6 +82,7 @@ def test_places_that_exports_use(tmp_path: Path, train: str) -> None:
     dataset = Yolo(write_yaml(tmp_path, train, "{0: cow, 1: dog}"), "train")
     assert len(dataset) == 1
     assert dataset[0].labels.tolist() == [1]
+    assert dataset.labels_of(0) == {1}
 
 
 @pytest.mark.parametrize(

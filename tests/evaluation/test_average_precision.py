@@ -17,7 +17,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask2former.evaluation.average_precision import AveragePrecision, score_instance_files
+from mask2former.evaluation.average_precision import AveragePrecision
+from mask2former.evaluation.instance_files import score_instance_files
 from mask2former.masks import EncodedMasks, decode_rle, encode_rle
 from mask2former.structures import Category, Instances, Sample, Segmentation
 
@@ -276,6 +277,6 @@ def test_errors_name_the_image() -> None:
 
 
 def test_says_how_to_get_faster_coco_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval.core", None)
     with pytest.raises(ImportError, match=r'pip install "mask2former\[train\]"'):
         AveragePrecision(CATEGORIES).compute()

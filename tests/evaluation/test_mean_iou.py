@@ -37,7 +37,7 @@ def make_pair(seed: int) -> tuple[Sample, Segmentation, np.ndarray]:
         name=f"image {seed}",
         void=IdMapMasks(ids, [VOID_ID]),
     )
-    truth = np.select([(ids == 1) | (ids == 3), ids == 2], [0, 1], -1)
+    truth = np.select([(ids == 1) | (ids == 3), (ids == 2) | (ids == CROWD_ID)], [0, 1], -1)
     predicted = np.where(rng.random(SIZE) < 0.6, np.maximum(truth, 0), rng.integers(0, 3, SIZE))
     return sample, make_result(predicted), truth
 

@@ -186,6 +186,9 @@ def test_the_rest_follows_what_is_given() -> None:
     assert (config.view.size, config.view.crop) == (480, (480, 480))
     assert config.model.view.shortest_side == 480
     assert (config.batch_size, config.steps) == (2, 6000)  # 200 images, 60 times over
+    config = planned(Named(tiny.categories(2)), wishes=Wishes(steps=40)).config
+    assert (config.steps, config.evaluate_every, config.optimizer.warmup_steps) == (40, 4, 2)
+    assert config.ema == 0.9
 
 
 def test_contrast_is_what_the_model_was_trained_with() -> None:

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +18,12 @@ from mask2former.modeling.mask2former import Mask2Former
 from mask2former.serialization import from_dict
 from mask2former.structures import View
 from mask2former.training import trainer
+from mask2former.training.average import Average
 from mask2former.training.config import ScenesData, TrainConfig
 from mask2former.training.evaluate import check_categories
+from mask2former.training.log import Log
 from mask2former.training.optimizer import OptimizerConfig
-from mask2former.training.trainer import Average, build_model, open_log, train
+from mask2former.training.trainer import build_model, train
 
 CONFIG = TrainConfig(
     model=replace(tiny.CONFIG, categories=CATEGORIES, view=View(shortest_side=64, longest_side=64)),
@@ -78,10 +76,13 @@ def test_a_training_leaves_everything_in_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "first"
     figures = train(replace(CONFIG, steps=2), folder)
     assert sorted(p.name for p in folder.iterdir()) == [
+        "best",
         "checkpoint.pth",
         "config.yaml",
+        "evaluation.json",
         "log.jsonl",
         "model",
+        "report.html",
     ]
     assert {"PQ", "AP", "mIoU"} <= figures.keys()
     lines = log_of(folder)
@@ -114,16 +115,16 @@ def test_resumed_training_goes_on_to_the_bit(
     """Stopped before the first checkpoint it starts anew, after it it goes on from there."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(CONFIG, whole)
-    write_line = trainer.write_line
+    write = Log.write
 
-    def interrupt(log: Any, record: dict[str, Any]) -> None:
-        write_line(log, record)
+    def interrupt(log: Log, record: dict[str, Any]) -> None:
+        write(log, record)
         if record["step"] == stop_at:
-            log.write('{"step": ')  # as if killed in the middle of a line
+            log.file.write('{"step": ')  # as if killed in the middle of a line
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "write_line", interrupt)
+        patch.setattr(Log, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(CONFIG, broken)
     assert (broken / "checkpoint.pth").exists() == (stop_at == 3)
@@ -150,50 +151,6 @@ def test_changed_configuration_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"another configuration \(optimizer\.rate differ\)"):
         train(changed, tmp_path)
     assert (tmp_path / "config.yaml").read_text() == before
-
-
-KILLED = """
-import os, signal, sys
-import torch, yaml
-from mask2former.serialization import from_dict
-from mask2former.training import trainer
-from mask2former.training.config import TrainConfig
-
-torch.set_num_threads(1)
-write_line = trainer.write_line
-
-def die(log, record):
-    write_line(log, record)
-    if record["step"] == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-trainer.write_line = die
-config = from_dict(TrainConfig, yaml.safe_load(open(sys.argv[1])))
-trainer.train(config, sys.argv[2])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("unevaluated")
-def test_killed_training_goes_on_to_the_bit(tmp_path: Path) -> None:
-    """`kill -9` in another process, between two checkpoints, with a loading process at work."""
-    config = replace(CONFIG, steps=7, workers=1)
-    train(config, tmp_path / "whole")
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            KILLED,
-            str(tmp_path / "whole" / "config.yaml"),
-            str(tmp_path / "k"),
-        ],
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert result.returncode == -signal.SIGKILL
-    assert len(curve(tmp_path / "k")) == 5
-    train(config, tmp_path / "k")
-    assert curve(tmp_path / "k") == curve(tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("unevaluated")
@@ -295,22 +252,14 @@ def test_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
     assert not torch.equal(state["average"][name], state["model"][name])
 
 
-def test_log_drops_the_steps_that_come_again(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    lines = [{"step": i, "loss": 1.0} for i in range(5)]
-    lines.insert(3, {"step": 3, "evaluation": {"PQ": 1.0}})
-    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5, "lo'
-    path.write_text(text)
-    open_log(path, 3).close()
-    kept = [json.loads(line) for line in path.read_text().splitlines()]
-    assert kept == [*lines[:3], {"step": 3, "evaluation": {"PQ": 1.0}}]
-    open_log(path, 0).close()
-    assert path.read_text() == ""
-
-
 def test_classes_must_be_the_same() -> None:
     check_categories(CATEGORIES, CATEGORIES)
     with pytest.raises(ValueError, match=r"knows 3 classes, the data set has 11; only in the data"):
         check_categories(tiny.categories(3), CATEGORIES)
     with pytest.raises(ValueError, match="none; only in the model: none"):
         check_categories(CATEGORIES, CATEGORIES[::-1])
+
+
+def test_rare_classes_are_not_repeated_where_nobody_knows_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Scenes data sets do not tell"):
+        train(replace(CONFIG, repeat_threshold=0.001), tmp_path)

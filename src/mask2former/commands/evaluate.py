@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mask2former.commands.loading import load_segmenter
-from mask2former.commands.options import Evaluate
+from mask2former.commands.options import Evaluate, command_line
 from mask2former.data.coco import CocoInstances
 from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.dataset import Dataset
@@ -19,6 +19,8 @@ from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes
 from mask2former.structures import Category, class_names
 from mask2former.training.evaluate import evaluate
+from mask2former.training.examine import Examination
+from mask2former.training.report import record_of, write_evaluation
 
 HEADLINES = (
     *("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"),
@@ -42,8 +44,14 @@ def measure(options: Evaluate) -> dict[str, float]:
     groups = read_groups(dataset, options.group_by) if options.group_by else {}
     tasks = options.task or dataset.tasks
     console = Console(highlight=False)
+    examination = Examination(segmenter.categories) if options.report is not None else None
     figures = evaluate(
-        segmenter, dataset, tasks, groups=groups or None, progress=console.is_terminal
+        segmenter,
+        dataset,
+        tasks,
+        groups=groups or None,
+        progress=console.is_terminal,
+        on_image=examination.update if examination is not None else None,
     )
     console.print(headline_table(figures, groups, f"{options.model}: {len(dataset)} images"))
     console.print(class_table(figures, segmenter.categories))
@@ -57,6 +65,11 @@ def measure(options: Evaluate) -> dict[str, float]:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(document, indent=1) + "\n")
         console.print(f"all figures: {options.json}", markup=False, soft_wrap=True)
+    if options.report is not None and examination is not None:
+        title = f"{Path(options.model).name}: evaluation"
+        record = record_of(examination, figures, segmenter.model)
+        write_evaluation(options.report, title, record, command_line("evaluate", options))
+        console.print(f"report: {options.report}", markup=False, soft_wrap=True)
     return figures
 
 

@@ -26,7 +26,7 @@ def finetune(options: Finetune) -> None:
         check_same(tree, options)
         Console(highlight=False, markup=False, soft_wrap=True).print(f"settings: {written}")
     else:
-        wishes = Wishes(size=options.size, batch_size=options.batch_size)
+        wishes = Wishes(size=options.size, batch_size=options.batch_size, steps=options.steps)
         planned = plan(data_of(options), options.model, wishes)
         show(planned.choices)
         tree, source = to_dict(planned.config), "config"

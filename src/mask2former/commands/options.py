@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -152,6 +153,8 @@ class Evaluate:
     """panoptic, instance or semantic; may be given several times. All that fit if left out."""
     json: File = None
     """Write all figures to this file, too."""
+    report: File = None
+    """Write a page to this file: figures, confusions, best and worst images."""
     group_by: Annotated[str | None, arg(metavar="FIELD", help_behavior_hint="")] = None
     """Also measure each kind of image alone: a field of 'images' in the annotation file."""
     max_detections: Count = None
@@ -164,6 +167,21 @@ class Evaluate:
     """Scenes to draw, for the data "scenes"."""
     seed: int = 3
     """Which scenes are drawn. Trainings see those of 1, and are validated on those of 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write a training's report.html anew, or compare several trainings on one page.
+
+    Example: mask2former report runs/first runs/second --out compare.html
+    """
+
+    runs: Positional[
+        Annotated[tuple[Path, ...], arg(metavar="RUN...", help_behavior_hint="(required)")]
+    ]
+    """Folders that `mask2former train --out` wrote; one under way, too."""
+    out: File = None
+    """The page; report.html in the folder if left out. Of several runs it must be given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,3 +254,15 @@ class Demo:
     """Which scenes are drawn. Trainings see those of 1, and are validated on those of 2."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+
+
+def command_line(name: str, options: Evaluate) -> str:
+    """What was typed for these options, but for where figures and pages are written to."""
+    words = ["mask2former", name]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value == field.default or field.name in ("json", "report"):
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [f"--{field.name.replace('_', '-')}", str(one)]
+    return shlex.join(words)

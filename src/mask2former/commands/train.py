@@ -15,7 +15,8 @@ from mask2former.commands.options import Finetune, Train
 from mask2former.presets import find_preset
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import TrainConfig
-from mask2former.training.trainer import summary, train
+from mask2former.training.log import summary
+from mask2former.training.trainer import train
 
 
 def run_training(options: Train) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mask2former.archive import AnyPath, any_path
+from mask2former.data.coco_exports import brushed_are_objects, drop_root, find_images
 from mask2former.data.coco_json import (
     CocoJson,
+    Mend,
     annotation_name,
     raise_problems,
     read_coco_json,
@@ -45,15 +48,17 @@ class CocoInstances:
         images_dir: str | AnyPath,
         *,
         categories: tuple[Category, ...] | None = None,
+        mend: Mend | None = None,
     ) -> None:
         """Read and check the annotations; images and encodings are read when asked for.
 
-        `categories` stand in place of the file's, in whose ids they must be.
+        `categories` stand in place of the file's, in whose ids they must be. `mend` first changes
+        what a tool has written otherwise than COCO does.
 
         Raises FileNotFoundError or ValueError naming the file, the record and the cure.
         """
         self.path, self.images_dir = any_path(annotations_json), any_path(images_dir)
-        content = read_coco_json(self.path, "instance")
+        content = read_coco_json(self.path, "instance", mend)
         if categories is not None:
             content = replace(content, categories=categories)
         self.categories = content.categories
@@ -64,6 +69,9 @@ class CocoInstances:
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def labels_of(self, index: int) -> set[int]:
+        return {thing.label for thing in self._objects.get(self._images[index].id, [])}
 
     def __getitem__(self, index: int) -> Sample:
         image = self._images[index]
@@ -139,35 +147,47 @@ def _read_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle | Polygo
     return [np.asarray(polygon, np.float32) for polygon in segmentation]  # a tenth of the memory
 
 
-# --- the layouts it lies in -------------------------------------------------------------------
+# --- the layouts it lies in, of COCO itself and of tools that export it ------------------------
 
 IMAGES = ("images/<s>", "<s>", "images")
-_JSON = ("annotations/instances_<s>.json", "<s>/_annotations.coco.json")
+_COCO = "annotations/instances_<s>.json"  # CVAT's too, with the split "default" or its own
+_ROBOFLOW = "<s>/_annotations.coco.json"
 _ALONE = ("_annotations.coco.json", "annotations.json")  # images are named from the folder
+_LABEL_STUDIO = "result.json"
 
 
 def _splits(folder: AnyPath) -> tuple[str, ...]:
-    named = {name for pattern in _JSON for name in names_matching(folder, pattern)}
+    named = {name for pattern in (_COCO, _ROBOFLOW) for name in names_matching(folder, pattern)}
     if named:
         return tuple(sorted(named))
-    return (NO_SPLIT,) if first_existing(folder, _ALONE) else ()
+    alone = first_existing(folder, _ALONE) is not None or _is_label_studio(folder)
+    return (NO_SPLIT,) if alone else ()
+
+
+def _is_label_studio(folder: AnyPath) -> bool:
+    """Whether the images lie beside its file, whose name alone tells little."""
+    return (folder / _LABEL_STUDIO).is_file() and (folder / "images").is_dir()
 
 
 def _open(folder: AnyPath, split: str, task: Task) -> CocoInstances:
-    alone = first_existing(folder, _ALONE) if split == NO_SPLIT else None
-    if alone is not None:
-        return CocoInstances(alone, folder)
-    file = first_existing(folder, _JSON, split)
-    assert file is not None, "a split that _splits found has its file"
-    in_split = file.parent == folder / split
-    images = file.parent if in_split else folder_of(file, folder, IMAGES, split, "images")
-    return CocoInstances(file, images)
+    if split == NO_SPLIT:
+        alone = first_existing(folder, _ALONE)
+        if alone is not None:
+            return CocoInstances(alone, folder, mend=drop_root)
+        return CocoInstances(
+            folder / _LABEL_STUDIO, folder, mend=partial(find_images, folder=folder)
+        )
+    file = first_existing(folder, (_COCO,), split)
+    if file is not None:
+        images = folder_of(file, folder, IMAGES, split, "images")
+        return CocoInstances(file, images, mend=brushed_are_objects)
+    return CocoInstances(folder / _ROBOFLOW.replace("<s>", split), folder / split, mend=drop_root)
 
 
 FORMAT = Format(
     name="coco",
     title="COCO instances",
-    layout=(*_JSON, *_ALONE),
+    layout=(_COCO, _ROBOFLOW, *_ALONE, f"{_LABEL_STUDIO} with images/*"),
     tasks=("instance",),
     splits=_splits,
     open=_open,

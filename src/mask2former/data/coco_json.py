@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ from mask2former.data.dataset import generated_color
 from mask2former.structures import Category
 
 Kind = Literal["instance", "panoptic"]
+Content = dict[str, list[dict[str, Any]]]  # the lists of a file, whose entries are not checked yet
+Mend = Callable[[Content], None]  # turns what a tool writes otherwise into COCO's, in place
 
 _SHOWN_PROBLEMS = 5
 
@@ -40,12 +42,14 @@ class CocoJson:
         return {category.id: label for label, category in enumerate(self.categories)}
 
 
-def read_coco_json(path: AnyPath, kind: Kind) -> CocoJson:
-    """Read and check all that instance and panoptic files share.
+def read_coco_json(path: AnyPath, kind: Kind, mend: Mend | None = None) -> CocoJson:
+    """Read, mend and check all that instance and panoptic files share.
 
     Raises FileNotFoundError if there is no such file, ValueError if it is malformed.
     """
     content = _load(path)
+    if mend is not None:
+        mend(content)
     _check_kind(path, content["annotations"], kind)
     problems: list[str] = []
     categories = _categories(content["categories"], kind, problems)
@@ -90,7 +94,7 @@ def raise_problems(path: AnyPath, problems: Sequence[str]) -> None:
     raise ValueError("\n".join(lines))
 
 
-def _load(path: AnyPath) -> dict[str, list[dict[str, Any]]]:
+def _load(path: AnyPath) -> Content:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such annotation file; check the path")
     try:

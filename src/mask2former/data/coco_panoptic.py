@@ -93,6 +93,10 @@ class CocoPanoptic:
     def __len__(self) -> int:
         return len(self._records)
 
+    def labels_of(self, index: int) -> set[int]:
+        labels = self._records[index].labels
+        return {self._new_label[label] for label in labels if label in self._new_label}
+
     def __getitem__(self, index: int) -> Sample:
         record = self._records[index]
         name = f"{self.path}: image {record.image.id}"

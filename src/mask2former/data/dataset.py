@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,6 +28,24 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+@runtime_checkable
+class Labelled(Protocol):
+    """A data set that may have this beside what `Dataset` asks for."""
+
+    def labels_of(self, index: int) -> set[int]:
+        """The labels of an image's sample, crowds' too, without reading the image."""
+
+
+def labels_of(dataset: Dataset, index: int) -> set[int]:
+    """The labels in an image. ValueError if the data set cannot tell without reading the image."""
+    if not isinstance(dataset, Labelled):
+        raise ValueError(
+            f"{type(dataset).__name__} data sets do not tell which classes are in an image without"
+            " reading it; set repeat_threshold=0, or convert the data set to COCO's format"
+        )
+    return dataset.labels_of(index)
+
+
 class First:
     """The first `count` images of a data set."""
 
@@ -45,6 +63,9 @@ class First:
 
     def __len__(self) -> int:
         return self.count
+
+    def labels_of(self, index: int) -> set[int]:
+        return labels_of(self.dataset, index)
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:

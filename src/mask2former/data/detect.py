@@ -13,8 +13,10 @@ from mask2former.data import (
     cityscapes,
     coco,
     coco_panoptic,
+    hf_dataset,
     label_maps,
     labelme,
+    lvis,
     mapillary,
     yolo,
 )
@@ -26,6 +28,8 @@ from mask2former.structures import Task
 FORMATS: tuple[Format, ...] = (
     coco_panoptic.FORMAT,
     coco.FORMAT,
+    lvis.FORMAT,
+    *hf_dataset.FORMATS,
     yolo.FORMAT,
     labelme.FORMAT,
     *ade20k.FORMATS,
@@ -96,13 +100,18 @@ def find_formats(folder: AnyPath, format: str | None = None) -> list[Found]:
 def lone_split(folder: str | Path | ZipPath, val: str, format: str | None = None) -> str | None:
     """The name of the only split of a folder that has none called `val`; None if that is not so."""
     splits = {name for f in find_formats(any_path(folder), format) for name in f.splits}
-    others = [name for name in splits if not name or not name.startswith(val)]
+    others = [name for name in splits if not name or not _begins(name, val)]
     return others[0] if len(others) == len(splits) == 1 else None
 
 
 def find_splits(folder: str | Path | ZipPath) -> tuple[str, ...]:
     """The names of the splits in a folder of any known format, sorted."""
     return tuple(sorted({s for f in find_formats(any_path(folder)) for s in f.splits if s}))
+
+
+def _begins(name: str, split: str) -> bool:
+    """Whether a split may be called so: CVAT names its own Train and Validation."""
+    return name.lower().startswith(split.lower())
 
 
 def _choose(folder: AnyPath, split: str | None, splits: list[str]) -> str:
@@ -115,7 +124,7 @@ def _choose(folder: AnyPath, split: str | None, splits: list[str]) -> str:
         raise ValueError(f"{folder}: has the splits {named}; name the one to open")
     if split in splits:
         return split
-    longer = [name for name in splits if name.startswith(split)]
+    longer = [name for name in splits if _begins(name, split)]
     if len(longer) != 1:
         raise ValueError(f"{folder}: has no split {split!r}, only {named}; name one of these")
     return longer[0]

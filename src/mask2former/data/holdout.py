@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mask2former.data.dataset import Dataset
+from mask2former.data.dataset import Dataset, labels_of
 from mask2former.structures import Category, Sample, Task
 
 
@@ -24,6 +24,9 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def labels_of(self, index: int) -> set[int]:
+        return labels_of(self.dataset, self.indices[index])
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[self.indices[index]]

@@ -96,7 +96,7 @@ class LabelMe:
         return len(self._records)
 
     def labels_of(self, index: int) -> set[int]:
-        names = set(self._records[index].names)
+        names = self._records[index].names
         return {i for i, category in enumerate(self.categories) if category.name in names}
 
     def __getitem__(self, index: int) -> Sample:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mask2former.data.dataset import Dataset
+from mask2former.data.dataset import Dataset, labels_of
 from mask2former.masks import Box
 from mask2former.structures import Category, Masks, Sample, Task
 
@@ -29,6 +29,9 @@ class SemanticView:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def labels_of(self, index: int) -> set[int]:
+        return labels_of(self.dataset, index)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mask2former.data.dataset import Dataset
+from mask2former.data.dataset import Dataset, labels_of
 from mask2former.masks import Box
 from mask2former.structures import Category, Masks, Sample, Task
 
@@ -28,6 +28,10 @@ class ThingView:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def labels_of(self, index: int) -> set[int]:
+        labels = labels_of(self.dataset, index)
+        return {int(self._new_label[label]) for label in labels if self._new_label[label] >= 0}
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
-import numpy as np
 import torch.distributed
-from jaxtyping import Bool
 
 from mask2former.structures import Category, Sample, Segmentation
 
@@ -28,6 +25,9 @@ class Evaluator(Protocol):
     def merge(self, other: Self, /) -> None:
         """Add the images that `other` has seen; the two must have none in common."""
 
+    def fresh(self) -> Self:
+        """One that measures the same and has seen no image."""
+
     def compute(self) -> dict[str, float]:
         """The figures so far, in percent.
 
@@ -35,7 +35,14 @@ class Evaluator(Protocol):
         """
 
 
-AnyEvaluator = TypeVar("AnyEvaluator", bound=Evaluator)
+class Mergeable(Protocol):
+    """What several processes gather each for its own images."""
+
+    def merge(self, other: Self, /) -> None:
+        """Add what `other` has gathered."""
+
+
+AnyMergeable = TypeVar("AnyMergeable", bound=Mergeable)
 
 
 class Grouped:
@@ -46,19 +53,26 @@ class Grouped:
     """
 
     def __init__(self, evaluator: Evaluator, groups: Mapping[ImageId, str]) -> None:
-        self.empty = copy.deepcopy(evaluator)
+        self.empty = evaluator.fresh()
         self.groups = dict(groups)
         self.evaluators: dict[str | None, Evaluator] = {}
 
     def update(self, result: Segmentation, sample: Sample) -> None:
-        self._of(self.groups.get(sample.image_id)).update(result, sample)
+        self.of_image(sample.image_id).update(result, sample)
 
     def merge(self, other: Self) -> None:
         for group, evaluator in other.evaluators.items():
             self._of(group).merge(evaluator)
 
+    def fresh(self) -> Self:
+        return type(self)(self.empty, self.groups)
+
+    def of_image(self, image_id: ImageId) -> Evaluator:
+        """The evaluator of the kind of an image."""
+        return self._of(self.groups.get(image_id))
+
     def compute(self) -> dict[str, float]:
-        total = copy.deepcopy(self.empty)
+        total = self.empty.fresh()
         for evaluator in self.evaluators.values():
             total.merge(evaluator)
         figures = total.compute()
@@ -69,18 +83,29 @@ class Grouped:
 
     def _of(self, group: str | None) -> Evaluator:
         if group not in self.evaluators:
-            self.evaluators[group] = copy.deepcopy(self.empty)
+            self.evaluators[group] = self.empty.fresh()
         return self.evaluators[group]
 
 
-def merge_across_ranks(evaluator: AnyEvaluator) -> AnyEvaluator:
+def update_with_figures(
+    evaluator: Evaluator, result: Segmentation, sample: Sample
+) -> dict[str, float]:
+    """Add one image, and return the figures of it alone, at no second matching."""
+    total = evaluator.of_image(sample.image_id) if isinstance(evaluator, Grouped) else evaluator
+    alone = total.fresh()
+    alone.update(result, sample)
+    total.merge(alone)
+    return alone.compute()
+
+
+def merge_across_ranks(evaluator: AnyMergeable) -> AnyMergeable:
     """The evaluator that has seen the images of every process, on every process.
 
     All processes must call it. Without torch.distributed it is the evaluator itself.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return evaluator
-    gathered: list[AnyEvaluator] = [evaluator] * torch.distributed.get_world_size()
+    gathered: list[AnyMergeable] = [evaluator] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, evaluator)
     merged, *others = gathered
     for other in others:
@@ -100,21 +125,6 @@ def remember(images: set[ImageId], new: Iterable[ImageId]) -> None:
                 " evaluate with a sampler that neither repeats nor pads"
             )
         images.add(image_id)
-
-
-def render_full(sample: Sample) -> Bool[np.ndarray, "N H W"]:
-    """The sample's masks at the size of its image."""
-    height, width = sample.masks.size
-    return sample.masks.render((0, 0, width, height), (height, width))
-
-
-def void_of(sample: Sample) -> Bool[np.ndarray, "H W"]:
-    """The pixels that carry no annotation; none where the sample names none."""
-    height, width = sample.masks.size
-    if sample.void is None:
-        return np.zeros((height, width), bool)
-    void: Bool[np.ndarray, "H W"] = sample.void.render((0, 0, width, height), (height, width))[0]
-    return void
 
 
 def check_sample(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Float, Int, Int64
 from PIL import Image
 
 from mask2former.evaluation.evaluator import (
@@ -24,9 +24,9 @@ from mask2former.evaluation.evaluator import (
     check_sample,
     missing_task,
     remember,
-    render_full,
-    void_of,
 )
+from mask2former.evaluation.truth import NOBODY, truth_of
+from mask2former.masks import places_of
 from mask2former.structures import Category, Sample, Segmentation, class_names
 
 SIZES = ("small", "medium", "large")
@@ -84,32 +84,31 @@ def tally_image(
     a segment is plain background. `predicted_labels` gives the label of every predicted id.
     Raises ValueError, naming the image, if predicted ids and their map disagree.
     """
-    pairs = true_ids.astype(np.int64) << 32 | predicted_ids.astype(np.int64)
-    values, counts = np.unique(pairs, return_counts=True)
-    true_of, predicted_of = values >> 32, values & 0xFFFFFFFF
-    columns = (true_of.tolist(), predicted_of.tolist(), counts.tolist())
-    overlap = {(t, p): pixels for t, p, pixels in zip(*columns, strict=True) if p != 0}
-    predicted_area: dict[int, int] = {}
-    for (_, predicted), pixels in overlap.items():
-        predicted_area[predicted] = predicted_area.get(predicted, 0) + pixels
-    if predicted_area.keys() != predicted_labels.keys():
-        stray = min(predicted_area.keys() ^ predicted_labels.keys())
-        where = "its map but not in its list" if stray in predicted_area else "its list only"
+    truth, found = sorted({VOID, *(s.id for s in true_segments)}), sorted({0, *predicted_labels})
+    overlap = _overlaps(true_ids, truth, predicted_ids, found)
+    predicted_area = dict(zip(found, overlap.sum(axis=0).tolist(), strict=False))
+    absent = {id for id in predicted_labels if id == 0 or not predicted_area[id]}
+    if overlap[:, -1].any() or absent:
+        stray = min(absent | (set(np.unique(predicted_ids).tolist()) - set(found)))
+        where = "its list only" if stray in absent else "its map but not in its list"
         raise ValueError(
             f"{name}: segment {stray} of the prediction is in {where} of segments; every id of the"
             " map but 0 needs an entry, and every entry a pixel"
         )
-
     tally = PanopticTally.zeros(num_classes)
     segments = {segment.id: segment for segment in true_segments}
     matched_truth: set[int] = set()
     matched_predictions: set[int] = set()
-    for (true, predicted), pixels in overlap.items():
+    row_of = {id: row for row, id in enumerate(truth)}
+    void = dict(zip(found, overlap[row_of[VOID]].tolist(), strict=False))
+    for row, column in np.argwhere(overlap[:-1, :-1]).tolist():
+        true, predicted, pixels = truth[row], found[column], int(overlap[row, column])
         segment = segments.get(true)
-        if segment is None or segment.is_crowd or segment.label != predicted_labels[predicted]:
+        if segment is None or predicted == 0 or segment.is_crowd:
             continue
-        void = overlap.get((VOID, predicted), 0)
-        union = segment.area + predicted_area[predicted] - pixels - void
+        if segment.label != predicted_labels[predicted]:
+            continue
+        union = segment.area + predicted_area[predicted] - pixels - void[predicted]
         if 2 * pixels > union:
             bin_ = _size_bin(segment.area)
             tally.tp[bin_, segment.label] += 1
@@ -125,13 +124,27 @@ def tally_image(
     for predicted, label in predicted_labels.items():
         if predicted in matched_predictions:
             continue
-        forgiven = overlap.get((VOID, predicted), 0)
+        forgiven = void[predicted]
         if label in crowd_of:
-            forgiven += overlap.get((crowd_of[label], predicted), 0)
+            forgiven += int(overlap[row_of[crowd_of[label]], found.index(predicted)])
         area = predicted_area[predicted]
         if 2 * forgiven <= area:
             tally.fp[_size_bin(area), label] += 1
     return tally
+
+
+def _overlaps(
+    true_ids: Int[np.ndarray, "H W"],
+    truth: Sequence[int],
+    predicted_ids: Int[np.ndarray, "H W"],
+    found: Sequence[int],
+) -> Int64[np.ndarray, "T1 P1"]:
+    """Pixels of each pair of these ids; ids that are in neither list make the last row, column."""
+    rows, columns = len(truth) + 1, len(found) + 1
+    pairs = places_of(true_ids, truth, missing=rows - 1).astype(np.int64)
+    pairs *= columns
+    pairs += places_of(predicted_ids, found, missing=columns - 1)
+    return np.bincount(pairs.ravel(), minlength=rows * columns).reshape(rows, columns)
 
 
 def _size_bin(area: int) -> int:
@@ -214,18 +227,22 @@ class PanopticQuality:
         remember(self.images, other.images)
         self.tally += other.tally
 
+    def fresh(self) -> Self:
+        return type(self)(self.categories)
+
     def compute(self) -> dict[str, float]:
         return summarize(self.tally, self.categories)
 
 
 def _truth_of(sample: Sample) -> tuple[Int[np.ndarray, "H W"], list[TrueSegment]]:
     """The id map (mask i is i + 1) and the segments; an object lies above a crowd it overlaps."""
-    masks: Bool[np.ndarray, "N H W"] = render_full(sample)
-    ids = np.full(sample.masks.size, len(masks) + 1, np.int64)  # background
-    for index in np.argsort(~sample.is_crowd, kind="stable").tolist():
-        ids[masks[index]] = index + 1
-    ids[void_of(sample)] = VOID
-    areas = np.bincount(ids.ravel(), minlength=len(masks) + 1)[1:].tolist()
+    truth, count = truth_of(sample), len(sample.labels)
+    id_of = np.arange(1, count + 2)  # the last one, which `NOBODY` finds: background
+    assert NOBODY == -1
+    ids: Int[np.ndarray, "H W"] = id_of[truth.owners]
+    if truth.void is not None:
+        ids[truth.void] = VOID
+    areas = np.bincount(ids.ravel(), minlength=count + 1)[1:].tolist()
     segments = [
         TrueSegment(
             id=index + 1,
@@ -233,7 +250,7 @@ def _truth_of(sample: Sample) -> tuple[Int[np.ndarray, "H W"], list[TrueSegment]
             area=areas[index],
             is_crowd=bool(sample.is_crowd[index]),
         )
-        for index in range(len(masks))
+        for index in range(count)
         if areas[index]  # a mask without a pixel of its own cannot be found
     ]
     return ids, segments

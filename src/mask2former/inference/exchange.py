@@ -147,7 +147,7 @@ def to_datasets(results: Iterable[Segmentation], categories: Sequence[Category])
 
     name, height, width
     objects    category, score, bbox (x, y, width, height), segmentation (COCO's RLE) of instances
-    segments   id, category, score, area of panoptic segments
+    segments   id, category, isthing, score, area of panoptic segments
     panoptic   an image: ids as colours, R + 256 G + 65536 B
     semantic   an image: the label of each pixel
 
@@ -177,6 +177,7 @@ def to_datasets(results: Iterable[Segmentation], categories: Sequence[Category])
                 {
                     "id": datasets.Value("int32"),
                     "category": category,
+                    "isthing": datasets.Value("bool"),
                     "score": datasets.Value("float32"),
                     "area": datasets.Value("int64"),
                 }
@@ -240,7 +241,13 @@ def _row(result: Segmentation) -> dict[str, Any]:
         ]
     if result.panoptic is not None:
         row["segments"] = [
-            {"id": s.id, "category": s.label, "score": s.score, "area": s.area}
+            {
+                "id": s.id,
+                "category": s.label,
+                "isthing": s.category.is_thing,
+                "score": s.score,
+                "area": s.area,
+            }
             for s in result.panoptic.segments
         ]
         row["panoptic"] = _png(colors_of_ids(result.panoptic.ids.cpu().numpy()))

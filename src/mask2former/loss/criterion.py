@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +19,11 @@ from mask2former.loss.matcher import (
     Matcher,
     Places,
 )
-from mask2former.loss.points import sample_maps, sample_masks, uncertain_points
+from mask2former.loss.points import Generators, sample_maps, sample_masks, uncertain_points
 from mask2former.structures import Category, Output, Prediction, Targets
 
 IGNORED = -100  # a label that costs nothing
+TINY = 1e-6  # least divisor, where nothing has a weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,22 +79,40 @@ class Criterion(nn.Module):
         self.register_buffer("is_thing", is_thing, persistent=False)
 
     def forward(
-        self, output: Output, targets: tuple[Targets, ...], names: tuple[str, ...] | None = None
+        self,
+        output: Output,
+        targets: tuple[Targets, ...],
+        names: tuple[str, ...] | None = None,
+        *,
+        counts: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> Losses:
-        """`names` of the images are for the error that a non-finite prediction raises."""
+        """`names` of the images are for the error that a non-finite prediction raises.
+
+        Where the batch is a part of a larger one, `counts` are the objects of every image of the
+        whole one: the losses of the parts then add up to those of the whole. Under
+        torch.distributed their mean over the processes is that of all their images together.
+        `seeds`, one an image, make the points that are drawn for it a function of its seed.
+        """
         names = names or tuple(f"image {i}" for i in range(len(targets)))
+        counts = [len(target.labels) for target in targets] if counts is None else counts
+        generators: Generators = None
+        if seeds is not None:
+            device = self.class_weights.device
+            generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         coverage = None
         if "masks" in (self.config.matching_on, self.config.loss_on) or self.config.cell_weight:
             height, width = output.predictions[-1].mask_features.shape[-2:]
             coverage = tuple(Coverage.of(target, (height, width)) for target in targets)
-        terms = self.terms_of_predictions(output, targets, coverage, names)
+        terms = self.terms_of_predictions(output, targets, coverage, names, counts, generators)
         classification, mask, dice = terms.unbind(1)
         cells = mask.new_zeros(())
         config = self.config
         if config.cell_weight:
             assert output.cell_logits is not None, "cell_weight wants a decoder with selected_share"
             assert coverage is not None
-            cells = self.cell_term(output.cell_logits.float(), targets, coverage)
+            part = len(targets) / len(counts)
+            cells = part * self.cell_term(output.cell_logits.float(), targets, coverage)
         total = (
             config.class_weight * classification.sum()
             + config.mask_weight * mask.sum()
@@ -107,44 +127,49 @@ class Criterion(nn.Module):
         targets: tuple[Targets, ...],
         coverage: tuple[Coverage, ...] | None,
         names: tuple[str, ...],
+        counts: Sequence[int],
+        generators: Generators,
     ) -> Float[Tensor, "L 3"]:
         """Class, mask and dice term of every prediction; zeros if none of them has a weight."""
         config, last = self.config, len(output.predictions) - 1
         features = output.predictions[-1].mask_features.float()  # one map serves all predictions
         if not (config.class_weight or config.mask_weight or config.dice_weight):
             return features.new_zeros(last + 1, 3)
-        normaliser = self.object_count(targets)
+        objects, class_weight = self.normalisers(counts, output.class_logits.shape[1])
         terms: dict[int, Tensor] = {}
         with torch.autocast(self.class_weights.device.type, enabled=False):
             for layer in (last, *range(last)):  # the official order of the random draws
                 prediction = in_fp32(output.predictions[layer], features)
                 where = f"prediction {layer} of {last + 1}"
-                matches = self.matcher(prediction, targets, coverage, where, names)
-                mask, dice = self.mask_terms(prediction, targets, matches, coverage)
-                classification = self.class_term(prediction, targets, matches)
-                terms[layer] = torch.stack((classification, mask / normaliser, dice / normaliser))
+                matches = self.matcher(prediction, targets, coverage, where, names, generators)
+                mask, dice = self.mask_terms(prediction, targets, matches, coverage, generators)
+                classification = self.class_term(prediction, targets, matches) / class_weight
+                terms[layer] = torch.stack((classification, mask / objects, dice / objects))
         return torch.stack([terms[layer] for layer in range(last + 1)])
 
-    def object_count(self, targets: tuple[Targets, ...]) -> Float[Tensor, ""]:
-        """Objects in the batch, averaged over ranks, at least 1."""
-        count = torch.tensor(
-            float(sum(len(t.labels) for t in targets)), device=self.class_weights.device
-        )
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(count)
-            count = count / distributed.get_world_size()
-        return count.clamp(min=1)
+    def normalisers(
+        self, counts: Sequence[int], queries: int
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Objects (at least 1) and summed weights of the class term, of images of `counts` objects.
+
+        Both are averaged over ranks. As every object is matched while there are queries, the
+        weights are known before the matching.
+        """
+        matched = sum(min(count, queries) for count in counts)
+        unmatched = len(counts) * queries - matched
+        weights = matched + self.config.no_object_weight * unmatched
+        mean = mean_over_ranks(self.class_weights.new_tensor([sum(counts), weights]))
+        return mean[0].clamp(min=1), mean[1].clamp(min=TINY)
 
     def class_term(
         self, prediction: Prediction, targets: tuple[Targets, ...], matches: list[Match]
     ) -> Float[Tensor, ""]:
-        """Cross-entropy; unmatched queries are to say "no object"."""
+        """Cross-entropy, summed with its weights; unmatched queries are to say "no object"."""
         logits = prediction.class_logits
         labels = torch.full(logits.shape[:2], logits.shape[-1] - 1, device=logits.device)
         for image, (target, match) in enumerate(zip(targets, matches, strict=True)):
             labels[image, match.queries] = target.labels[match.objects]
-        return F.cross_entropy(logits.transpose(1, 2), labels, self.class_weights)
+        return F.cross_entropy(logits.transpose(1, 2), labels, self.class_weights, reduction="sum")
 
     def cell_term(
         self,
@@ -164,9 +189,15 @@ class Criterion(nn.Module):
                 valid = F.adaptive_avg_pool2d(c.valid.float(), (height, width)) > 0.5
                 cells[(cells == no_object) & ~valid] = IGNORED
         flat = torch.stack(labels).flatten()
-        if (flat == IGNORED).all():
-            return 0 * logits.sum()
-        return F.cross_entropy(logits.flatten(0, 3), flat, self.class_weights, ignore_index=IGNORED)
+        weights = mean_over_ranks(self.class_weights[flat[flat != IGNORED]].sum())
+        summed = F.cross_entropy(
+            logits.flatten(0, 3),
+            flat,
+            self.class_weights,
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        return summed / weights.clamp(min=TINY)
 
     def mask_terms(
         self,
@@ -174,6 +205,7 @@ class Criterion(nn.Module):
         targets: tuple[Targets, ...],
         matches: list[Match],
         coverage: tuple[Coverage, ...] | None,
+        generators: Generators,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Cross-entropy and dice, summed over the matched masks (of every frame).
 
@@ -186,26 +218,40 @@ class Criterion(nn.Module):
             assert coverage is not None
             places = (maps.flatten(1), *in_cells(coverage, matches))
         else:
-            places = self.at_points(maps, targets, matches)
+            places = self.at_points(maps, targets, matches, generators)
         return mask_losses(*places, self.config.mask_term)
 
     def at_points(
-        self, maps: Float[Tensor, "M h w"], targets: tuple[Targets, ...], matches: list[Match]
+        self,
+        maps: Float[Tensor, "M h w"],
+        targets: tuple[Targets, ...],
+        matches: list[Match],
+        generators: Generators,
     ) -> tuple[Float[Tensor, "M P"], Float[Tensor, "M P"], Bool[Tensor, "M P"] | None]:
         """Logits, truth and validity at points of each mask's own."""
         config = self.config
+        masks = [t.masks[m.objects].flatten(0, 1) for t, m in zip(targets, matches, strict=True)]
+        rows = [len(m) for m in masks]
         points = uncertain_points(
-            maps.detach(), config.points, config.oversample, config.importance
+            maps.detach(), config.points, config.oversample, config.importance, rows, generators
         )
         logits = sample_maps(maps.unsqueeze(1), points).squeeze(1)
-        masks = [t.masks[m.objects].flatten(0, 1) for t, m in zip(targets, matches, strict=True)]
-        parts = points.split([len(m) for m in masks])
+        parts = points.split(rows)
         truth = torch.cat([sample_masks(m, p) for m, p in zip(masks, parts, strict=True)])
         if all(target.ignore is None for target in targets):
             return logits, truth, None
         ignores = [ignore_of(t, len(m.objects)) for t, m in zip(targets, matches, strict=True)]
         ignored = [sample_masks(m, p) for m, p in zip(ignores, parts, strict=True)]
         return logits, truth, torch.cat(ignored) < 0.5
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of every process's tensor; without torch.distributed the tensor itself."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(x)
+        x = x / distributed.get_world_size()
+    return x
 
 
 def in_fp32(prediction: Prediction, features: Float[Tensor, "B C T h w"]) -> Prediction:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mask2former.loss.points import sample_maps, sample_masks
+from mask2former.loss.points import Generators, sample_maps, sample_masks, uniform_points
 from mask2former.structures import Prediction, Targets
 
 Places = Literal["points", "masks"]
@@ -50,8 +50,9 @@ class Matcher:
         coverage: tuple[Coverage, ...] | None,
         where: str,
         names: tuple[str, ...],
+        generators: Generators = None,
     ) -> list[Match]:
-        """One match an image; `coverage` is needed on masks alone.
+        """One match an image; `coverage` is needed on masks alone, `generators` draw the points.
 
         ValueError names image, layer (`where`) and term that is not finite.
         """
@@ -60,7 +61,8 @@ class Matcher:
             if not prediction.class_logits[image].isfinite().all():  # costs it has only for objects
                 raise ValueError(non_finite("class", where, names[image], prediction, image))
             cells = None if coverage is None else coverage[image]
-            terms = self.terms(prediction, image, target, cells)
+            generator = None if generators is None else generators[image]
+            terms = self.terms(prediction, image, target, cells, generator)
             for term, cost in terms.items():
                 if not cost.isfinite().all():
                     raise ValueError(non_finite(term, where, names[image], prediction, image))
@@ -76,11 +78,16 @@ class Matcher:
         return matches
 
     def terms(
-        self, prediction: Prediction, image: int, target: Targets, cells: Coverage | None
+        self,
+        prediction: Prediction,
+        image: int,
+        target: Targets,
+        cells: Coverage | None,
+        generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, "Q N"]]:
         """The weighted cost matrices of one image; always fp32."""
         probability = prediction.class_logits[image].float().softmax(-1)
-        logits, truth, valid = self.compared(prediction, image, target, cells)
+        logits, truth, valid = self.compared(prediction, image, target, cells, generator)
         if valid is not None:
             logits, truth = logits[:, valid], truth[:, valid]
         mask_cost = focal_cost if self.mask_term == "focal" else cross_entropy_cost
@@ -91,7 +98,12 @@ class Matcher:
         }
 
     def compared(
-        self, prediction: Prediction, image: int, target: Targets, cells: Coverage | None
+        self,
+        prediction: Prediction,
+        image: int,
+        target: Targets,
+        cells: Coverage | None,
+        generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "Q P"], Float[Tensor, "N P"], Bool[Tensor, "P"] | None]:
         """Logits, truth and (if void is left out) validity at the places that are compared."""
         features = prediction.mask_features[image].float()  # [D, T, h, w]
@@ -99,7 +111,8 @@ class Matcher:
         frames = features.shape[1]
         valid: Tensor | None
         if self.on == "points":
-            points = torch.rand(1, self.points, 2, device=features.device)
+            own = None if generator is None else (generator,)
+            points = uniform_points((1,), self.points, features.device, own)
             shared = points.expand(frames, -1, -1)
             features = sample_maps(features.transpose(0, 1), shared).transpose(0, 1)
             truth = sample_masks(target.masks.flatten(0, 1), points)

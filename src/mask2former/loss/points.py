@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+Generators = Sequence[torch.Generator] | None  # one an image; None: torch's own draws for all
+
+
+def uniform_points(
+    rows: Sequence[int], count: int, device: torch.device, generators: Generators
+) -> Float[Tensor, "N P 2"]:
+    """`count` points for each of the `rows` masks of every image, in order.
+
+    With generators what an image draws is a function of its own seed, whatever it is batched with.
+    """
+    if generators is None:
+        return torch.rand(sum(rows), count, 2, device=device)
+    points = torch.empty(sum(rows), count, 2, device=device)
+    for part, generator in zip(points.split(list(rows)), generators, strict=True):
+        part.uniform_(generator=generator)
+    return points
 
 
 def sample_maps(
@@ -42,17 +61,22 @@ def sample_masks(
 
 @torch.no_grad()
 def uncertain_points(
-    maps: Float[Tensor, "N h w"], count: int, oversample: float, importance: float
+    maps: Float[Tensor, "N h w"],
+    count: int,
+    oversample: float,
+    importance: float,
+    rows: Sequence[int] | None = None,
+    generators: Generators = None,
 ) -> Float[Tensor, "N P 2"]:
     """`count` points for each map: most where its logit is closest to zero, the rest uniform.
 
-    As PointRend: `oversample * count` candidates, of which the `importance` share is kept.
+    As PointRend: `oversample * count` candidates, of which the `importance` share is kept. `rows`
+    are how many maps every image has, where there are generators.
     """
-    n = len(maps)
-    candidates = torch.rand(n, int(count * oversample), 2, device=maps.device)
+    rows = (len(maps),) if rows is None else rows
+    candidates = uniform_points(rows, int(count * oversample), maps.device, generators)
     keep = int(importance * count)
     distance = sample_maps(maps.unsqueeze(1), candidates).squeeze(1).abs()
     index = distance.topk(keep, dim=1, largest=False).indices
     chosen = candidates.gather(1, index.unsqueeze(-1).expand(-1, -1, 2))
-    uniform = torch.rand(n, count - keep, 2, device=maps.device)
-    return torch.cat((chosen, uniform), 1)
+    return torch.cat((chosen, uniform_points(rows, count - keep, maps.device, generators)), 1)

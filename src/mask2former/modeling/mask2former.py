@@ -73,12 +73,15 @@ class Mask2Former(nn.Module):
             config.decoder, len(config.categories), config.pixel_decoder.channels
         )
 
-    def forward(self, images: Float[Tensor, "B *T 3 H W"]) -> Output:
-        """Segment images [B, 3, H, W] or clips [B, T, 3, H, W], padded to multiples of 32."""
+    def forward(self, images: Float[Tensor, "B *T 3 H W"], origin: Origin | None = None) -> Output:
+        """Segment images [B, 3, H, W] or clips [B, T, 3, H, W], padded to multiples of 32.
+
+        `origin` is where the canvas lies, as `canvas_origin` chooses it where none is given.
+        """
         is_clip = images.ndim == 5
         clips = images if is_clip else images.unsqueeze(1)
         maps = self.backbone(clips.flatten(0, 1))
-        origin = self.canvas_origin()
+        origin = self.canvas_origin() if origin is None else origin
         # As in the official code: under autocast the pixel decoder stays in fp32.
         with torch.autocast(images.device.type, enabled=False):
             maps = [x.to(self.pixel_decoder.mask_features.weight.dtype) for x in maps]
@@ -89,14 +92,14 @@ class Mask2Former(nn.Module):
         output: Output = self.decoder(mask_features, scales, is_clip, origin)
         return output
 
-    def canvas_origin(self) -> Origin:
+    def canvas_origin(self, generator: torch.Generator | None = None) -> Origin:
         """Where the canvas lies, for absolute positions: in training anywhere on a large one.
 
         Trained at one corner alone, a model is lost on a canvas larger than its training crops.
         """
         if not self.training or self.config.decoder.position_period is None:
             return (0, 0)
-        y, x = torch.randint(ORIGINS, (2,)).tolist()
+        y, x = torch.randint(ORIGINS, (2,), generator=generator).tolist()
         return (32 * y, 32 * x)
 
     @classmethod

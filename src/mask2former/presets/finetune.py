@@ -55,6 +55,7 @@ class Wishes:
 
     size: int | None = None
     batch_size: int | None = None
+    steps: int | None = None
 
 
 def finetune(folder: str, model: str) -> TrainConfig:
@@ -103,6 +104,8 @@ def plan_of(
         batch, why = wishes.batch_size, f"{GIVEN}; {why}"
     choices.append(Choice(what="crop, batch", value=f"{crop}, {batch}", reason=why))
     steps, why = steps_for(seen.images, batch)
+    if wishes.steps is not None:
+        steps, why = wishes.steps, GIVEN
     choices.append(Choice(what="steps", value=f"{steps}", reason=why))
     every, why = evaluations(steps, batch, validation)
     choices.append(Choice(what="evaluate every", value=f"{every}", reason=why))
@@ -145,7 +148,7 @@ def plan_of(
             steps=steps,
             batch_size=batch,
             precision=machine.precision,
-            ema=round(1 - 20 / steps, 4),  # over a twentieth of the training
+            ema=max(0.9, round(1 - 20 / steps, 4)),  # over a twentieth of the training
             initial_weights=name,
             initial_classes="by_name",
             workers=1 if machine.kind == "cpu" else 4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import TrainConfig
+from mask2former.weights.files import UNFINISHED
 
 NAME = "checkpoint.pth"
 
@@ -23,6 +25,12 @@ def write(folder: Path, state: dict[str, Any], config: TrainConfig) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / NAME)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a training that was killed left half written in its folder."""
+    for left in [*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"*/{UNFINISHED}*")]:
+        shutil.rmtree(left)
 
 
 def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
@@ -39,8 +47,7 @@ def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     # Read as a config first: fields that are younger than the checkpoint have their defaults.
     old = from_dict(TrainConfig, json.loads(state.pop("config")), str(path))
     changed = differences(to_dict(old), to_dict(config))
-    # Longer, or looked at more often, it is the same training.
-    changed = [key for key in changed if key not in FREE]
+    changed = [key for key in changed if key.split("[")[0] not in FREE]
     if changed:
         raise ValueError(
             f"{path}: made with another configuration ({', '.join(changed)} differ); "
@@ -49,7 +56,21 @@ def read(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     return state
 
 
-FREE = ("evaluate_every", "checkpoint_every", "workers", "steps")
+# Longer, looked at more often, or computed elsewhere and in other parts, it is the same training.
+FREE = (
+    "accelerator",
+    "accumulate",
+    "checkpoint_activations",
+    "checkpoint_every",
+    "devices",
+    "evaluate_every",
+    "loggers",
+    "num_nodes",
+    "patience",
+    "steps",
+    "strategy",
+    "workers",
+)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

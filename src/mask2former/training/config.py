@@ -84,20 +84,56 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 368_750
-    batch_size: int = 16  # images of all ranks together
+    batch_size: int = 16  # images of a step, of all devices and parts together
+    accumulate: int = 1  # parts that a step is computed in, one after the other: memory for time
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int | Literal["auto"] = "auto"  # on each node; under torchrun, its processes
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # fsdp: weights are shared out, too
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    checkpoint_activations: bool = False  # memory for time: activations are computed twice
+    freeze: tuple[str, ...] = ()  # parts that stay as they are: "backbone", "backbone.stage1", ...
     ema: float = 0.0  # decay of the weights' moving average, which then is what is kept; 0: none
     initial_weights: str | None = None  # a model to start from
     # "by_name": it may know other classes; see `weights.transfer`.
     initial_classes: Literal["same", "by_name"] = "same"
     backbone_weights: str | None = None  # else, a classifier's whose backbone it starts from
     seed: int = 0
+    repeat_threshold: float = 0.0  # images of classes in a smaller share of them come oftener
     workers: int = 1
     evaluate_every: int = 5_000  # steps; 0: at the end only
     checkpoint_every: int = 1_000
+    metric: str | None = None  # what "best" goes by; None: PQ, else AP, else mIoU
+    patience: int = 0  # evaluations without a better one, after which it ends; 0: never
+    loggers: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()  # beside log.jsonl
+
+    def images_at_once(self, ranks: int) -> int:
+        """Images of one forward pass of one process. ValueError if the batch cannot be shared."""
+        parts = ranks * self.accumulate
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size: {self.batch_size} images cannot be shared out evenly among"
+                f" {ranks} processes in {self.accumulate} parts each (accumulate); choose a"
+                f" multiple of {parts}"
+            )
+        return self.batch_size // parts
 
     def __post_init__(self) -> None:
-        """ValueError if the loss asks for what the model has not."""
+        """ValueError if fields contradict each other."""
+        for name in ("steps", "batch_size", "accumulate", "num_nodes", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; choose at least 1")
+        if self.devices != "auto" and self.devices < 1:
+            raise ValueError(f"devices: {self.devices}; choose at least 1, or auto")
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            raise ValueError(
+                "precision: 16-mixed scales gradients, which fsdp's parts of tensors do not allow;"
+                " choose bf16-mixed or 32-true"
+            )
+        if not 0 < self.optimizer.layer_decay <= 1:
+            raise ValueError(
+                f"optimizer.layer_decay: {self.optimizer.layer_decay}; choose above 0, at most 1"
+            )
         if self.loss.cell_weight and not self.model.decoder.selected_share:
             raise ValueError(
                 "loss.cell_weight judges the cells that queries are selected from, but"

@@ -2,116 +2,193 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from signal import SIGTERM
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mask2former.data.dataset import Dataset
 from mask2former.data.loader import Stream, batches
-from mask2former.loss.criterion import Criterion, Losses
+from mask2former.loss.criterion import Criterion, Losses, mean_over_ranks
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.segmenter import Segmenter
 from mask2former.serialization import to_dict
 from mask2former.structures import Batch
 from mask2former.training import checkpoint
+from mask2former.training.activations import checkpoint_activations
 from mask2former.training.config import TrainConfig
-from mask2former.training.evaluate import evaluate
-from mask2former.training.memory import keep_freed_memory
+from mask2former.training.devices import make_fabric, synchronise_norms
+from mask2former.training.evaluate import check_categories, evaluate
+from mask2former.training.examine import Examination
+from mask2former.training.freeze import freeze
+from mask2former.training.log import Log, progress_bar, replace_text, summary
+from mask2former.training.loggers import open_loggers
+from mask2former.training.memory import explained, keep_freed_memory, peak_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
+from mask2former.training.report import report_evaluation
+from mask2former.training.signals import Signals, Stopped
+from mask2former.training.state import BEST, LAST, State
 from mask2former.weights import load, load_tensors
 from mask2former.weights.native import save_model
 from mask2former.weights.pretrained import load_backbone
 from mask2former.weights.transfer import transfer
 
-
-def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
-    """Train a model, or go on where the folder's checkpoint stopped; returns the last evaluation.
-
-    The folder gets `config.yaml`, `log.jsonl` (every step's losses, every evaluation),
-    `checkpoint.pth` and `model/`, the weights that `Segmenter.from_pretrained` reads.
-    """
+if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+TERMS = ("loss", "class", "mask", "dice", "cells")  # of a step's log line
+
+
+def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
+    """Train a model, or go on where the folder's checkpoint stopped; returns the last evaluation
+    of this call (empty if all had been done before).
+
+    The folder gets `config.yaml`, `log.jsonl` (every step's losses, every evaluation),
+    `checkpoint.pth`, weights that `Segmenter.from_pretrained` reads, the last in `model/`, the best
+    in `best/`, and after every evaluation `evaluation.json` and the page `report.html`. Told to
+    stop by a signal, it saves and raises `Stopped`.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(accelerator="auto", devices="auto", precision=config.precision)
+    fabric = make_fabric(config)
     fabric.launch()
-    console = Console(quiet=not fabric.is_global_zero)
+    ranks, rank = fabric.world_size, fabric.global_rank
+    at_once, parts = config.images_at_once(ranks), config.accumulate
+    console = Console(quiet=not fabric.is_global_zero, highlight=False, soft_wrap=True)
     if fabric.device.type == "cpu":
         keep_freed_memory()
+
     torch.manual_seed(config.seed)
     dataset, validation = config.data.open_train(), config.data.open_val()
-    stream = Stream(dataset, config.view, config.model.view, config.seed)
-    state = checkpoint.read(folder, config)
+    for opened in (dataset, validation):
+        check_categories(config.model.categories, opened.categories)
+    stream = Stream(dataset, config.view, config.model.view, config.seed, config.repeat_threshold)
+    saved = checkpoint.read(folder, config)
     # What it started from is not needed once there is a checkpoint.
-    model = build_model(config) if state is None else Mask2Former(config.model).train()
-    criterion = Criterion(config.loss, config.model.categories).to(fabric.device)
+    model = build_model(config) if saved is None else Mask2Former(config.model).train()
+    freeze(model, config.freeze)
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+    if config.checkpoint_activations:
+        checkpoint_activations(model)
+    synchronise_norms(model, fabric)
+    wrapped = fabric.setup_module(model)
     # Fabric cannot clip the scaled gradients of fp16 for a fused optimiser.
-    optimizer = build_optimizer(model, config.optimizer, fused=config.precision != "16-mixed")
-    average = Average(model, config.ema) if config.ema else None
-    wrapped, optimizer = fabric.setup(model, optimizer)  # moves the model to its device
-    first = 0
-    if state is not None:
-        first = restore(state, model, optimizer, average)
-        console.print(f"resuming at step {first} of {config.steps}")
-    if average is not None:
-        average.to(fabric.device)
+    fused = config.precision != "16-mixed"
+    optimizer: Any = fabric.setup_optimizers(build_optimizer(model, config.optimizer, fused=fused))
+    criterion = Criterion(config.loss, config.model.categories).to(fabric.device)
+    state = State(fabric, config, model, optimizer)
+    if saved is not None:
+        state.restore(saved)
+        console.print(f"resuming at step {state.step} of {config.steps}")
+    console.print(description(config, fabric, model, dataset, validation))
 
     if fabric.is_global_zero:
-        (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.tidy(folder)
+        replace_text(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     loader = batches(
         stream,
-        batch_size=config.batch_size // fabric.world_size,
-        first=first,
-        last=config.steps,
+        batch_size=at_once,
+        first=state.step * parts,
+        last=config.steps * parts,
         workers=config.workers,
-        rank=fabric.global_rank,
-        ranks=fabric.world_size,
+        rank=rank,
+        ranks=ranks,
     )
     figures: dict[str, float] = {}
-    progress = progress_bar(console)
-    log_path = folder / "log.jsonl" if fabric.is_global_zero else Path(os.devnull)
-    with open_log(log_path, first) as log, progress:
-        bar = progress.add_task("training", total=config.steps, completed=first, note="")
-        for step in range(first, config.steps):
-            started = time.perf_counter()
-            batch = to_device(next(loader), fabric.device)
+    log = Log(folder if fabric.is_global_zero else None, state.step, state.evaluated)
+    with log, Signals() as signals, progress_bar(console) as progress, explained(config, ranks):
+        if fabric.is_global_zero:
+            log.loggers = open_loggers(config, folder, state.step)
+        bar = progress.add_task("training", total=config.steps, completed=state.step, note="")
+        while True:
+            if evaluation_is_due(config, state):
+                if ranks == 1:  # of several processes the others would wait for this one
+                    signals.idle = f"the {state.step} steps that are done are saved in {folder}"
+                weights = state.weights_to_use()
+                examination = Examination(config.model.categories)
+                figures = evaluate_weights(weights, validation, examination)
+                signals.idle = ""
+                log.write({"step": state.step, "evaluation": figures})
+                report_evaluation(
+                    *(folder, examination, figures, state.step, weights),
+                    train_images=len(dataset),
+                    is_first_rank=rank == 0,
+                )
+                progress.print(f"step {state.step}: {summary(figures)}")
+                state.evaluated = state.step
+                if state.best.update(figures, state.step, config.metric) and rank == 0:
+                    save_model(weights, folder / BEST)
+                state.save(folder)
+            if state.step >= config.steps or 0 < config.patience <= state.best.since:
+                break
+
+            step, started = state.step, time.perf_counter()
+            pieces = [next(loader) for _ in range(parts)]
             waited = time.perf_counter() - started
-            # Seeded step by step, so that a resumed training draws what it would have drawn.
-            torch.manual_seed(
-                config.seed * 1_000_003 + step * fabric.world_size + fabric.global_rank
-            )
+            counts = [len(target.labels) for piece in pieces for target in piece.targets]
+            # What is drawn is a function of seed and step, or of seed and view: the same after a
+            # stop, on other devices, and in other parts.
+            origin = model.canvas_origin(torch.Generator().manual_seed(seed_of(config, 3, step)))
             set_rates(optimizer, rate_factor(step, config.steps, config.optimizer))
-            output = wrapped(batch.images)  # in the precision that Fabric was given
-            losses = criterion(output, batch.targets, batch.names)
-            fabric.backward(losses.total)
+            terms = torch.zeros(len(TERMS), device=fabric.device)
+            for i, piece in enumerate(pieces):
+                piece = to_device(piece, fabric.device)
+                view = ((step * parts + i) * ranks + rank) * at_once  # its first one
+                torch.manual_seed(seed_of(config, 4, view))  # for dropout
+                seeds = [seed_of(config, 5, view + j) for j in range(at_once)]
+                with fabric.no_backward_sync(wrapped, enabled=i < parts - 1):
+                    output = wrapped(piece.images, origin)  # in the precision that Fabric was given
+                    losses = criterion(
+                        output, piece.targets, piece.names, counts=counts, seeds=seeds
+                    )
+                    fabric.backward(losses.total)
+                terms += terms_of(losses)
             norm = fabric.clip_gradients(
                 wrapped, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
             )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if average is not None:
-                average.update(model)
+            if state.average is not None:
+                state.average.update(model)
+            state.step += 1
 
-            record = record_of(step, losses, norm, optimizer, waited, time.perf_counter() - started)
-            write_line(log, record)
-            progress.update(bar, advance=1, note=f"loss {record['loss']:.2f}")
-            done = step + 1
-            if done % config.checkpoint_every == 0 or done == config.steps:
-                save(folder, done, config, model, optimizer, average, fabric.is_global_zero)
-            every = config.evaluate_every
-            if done == config.steps or (every and done % every == 0):
-                figures = evaluate_weights(model, average, validation)
-                write_line(log, {"step": done, "evaluation": figures})
-                progress.print(f"step {done}: {summary(figures)}")
+            told = terms.new_tensor([float(signals.received)])
+            *values, stop = mean_over_ranks(torch.cat((terms, told))).tolist()
+            seconds = time.perf_counter() - started
+            log.write(
+                {
+                    "step": step,
+                    **dict(zip(TERMS, values, strict=True)),
+                    "gradient_norm": value_of(norm),
+                    "rate": max(group["lr"] for group in optimizer.param_groups),
+                    "seconds": round(seconds, 4),
+                    "waited": round(waited, 4),
+                    "images_per_second": round(config.batch_size / seconds, 2),
+                    "memory_gb": round(peak_memory(fabric.device), 3),
+                }
+            )
+            progress.update(bar, advance=1, note=f"loss {values[0]:.2f}")
+            if stop or state.step % config.checkpoint_every == 0 or state.step == config.steps:
+                state.save(folder)
+            if stop:
+                raise Stopped(
+                    signals.received or SIGTERM,
+                    f"{state.step} of {config.steps} steps are done and saved in {folder};"
+                    " the same command goes on from there",
+                )
+    if state.best.value is not None:
+        console.print(
+            f"best {state.best.metric}: {state.best.value:.1f} after step {state.best.step}, in"
+            f" {folder / BEST}; the last weights are in {folder / LAST}"
+        )
     return figures
 
 
@@ -129,144 +206,60 @@ def build_model(config: TrainConfig) -> Mask2Former:
     return model.train()
 
 
-class Average:
-    """Exponential moving average of a model's parameters and buffers."""
-
-    def __init__(self, model: Mask2Former, decay: float) -> None:
-        self.decay, self.updates = decay, 0
-        self.tensors = {name: t.detach().clone() for name, t in model.state_dict().items()}
-
-    def to(self, device: torch.device) -> None:
-        self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-
-    @torch.no_grad()
-    def update(self, model: Mask2Former) -> None:
-        self.updates += 1
-        # Young averages forget faster: the first steps are not worth remembering.
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        current = model.state_dict()
-        floating = [name for name, mean in self.tensors.items() if mean.is_floating_point()]
-        torch._foreach_lerp_(
-            [self.tensors[name] for name in floating],
-            [current[name] for name in floating],
-            1 - decay,
-        )
-        for name in self.tensors.keys() - set(floating):
-            self.tensors[name].copy_(current[name])
-
-
-def restore(
-    state: dict[str, Any],
-    model: Mask2Former,
-    optimizer: torch.optim.Optimizer,
-    average: Average | None,
-) -> int:
-    """Put a checkpoint's state back; returns the step to go on with."""
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        average.tensors, average.updates = state["average"], state["step"]
-    step: int = state["step"]
-    return step
-
-
-def save(
-    folder: Path,
-    step: int,
-    config: TrainConfig,
-    model: Mask2Former,
-    optimizer: torch.optim.Optimizer,
-    average: Average | None,
-    is_first_rank: bool,
-) -> None:
-    """The checkpoint, and `model/` with the weights to use."""
-    if not is_first_rank:
-        return
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.tensors if average is not None else None,
-    }
-    checkpoint.write(folder, state, config)
-    save_model(weights_to_use(model, average), folder / "model")
-
-
-def weights_to_use(model: Mask2Former, average: Average | None) -> Mask2Former:
-    """A copy of the model with its averaged weights, if there is an average."""
-    copy = Mask2Former(model.config).to(next(model.parameters()).device)
-    copy.load_state_dict(model.state_dict() if average is None else average.tensors)
-    return copy.eval()
+def evaluation_is_due(config: TrainConfig, state: State) -> bool:
+    """At the end, and every so many steps; not again where it was done before a stop."""
+    if state.step == 0 or state.evaluated == state.step:
+        return False
+    every = config.evaluate_every
+    return state.step >= config.steps or (every > 0 and state.step % every == 0)
 
 
 def evaluate_weights(
-    model: Mask2Former, average: Average | None, validation: Dataset
+    weights: Mask2Former, validation: Dataset, examination: Examination
 ) -> dict[str, float]:
-    segmenter = Segmenter(weights_to_use(model, average))
-    return evaluate(segmenter, validation, validation.tasks, progress=False)
+    tasks, hook = validation.tasks, examination.update
+    return evaluate(Segmenter(weights), validation, tasks, progress=False, on_image=hook)
 
 
-# --- what is written while it runs --------------------------------------------------------------
-
-
-def progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not console.is_terminal,
+def description(
+    config: TrainConfig,
+    fabric: Fabric,
+    model: Mask2Former,
+    dataset: Dataset,
+    validation: Dataset,
+) -> str:
+    """One line: how large the model is, what it runs on and what it is shown."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    trained = sum(size for size, is_trained in sizes if is_trained)
+    frozen = sum(size for size, _ in sizes) - trained
+    kinds = f"{fabric.world_size} x {fabric.device.type}" + (
+        f" with {torch.get_num_threads()} threads" if fabric.device.type == "cpu" else ""
+    )
+    return (
+        f"{trained / 1e6:.1f}M parameters"
+        + (f" and {frozen / 1e6:.1f}M that stay as they are" if frozen else "")
+        + f", on {kinds}, {config.precision}; {len(dataset)} images to train on,"
+        f" {len(validation)} to validate on; {config.images_at_once(fabric.world_size)} of the"
+        f" {config.batch_size} images of a step at once"
     )
 
 
-def open_log(path: Path, first: int) -> TextIO:
-    """Append to the log; lines of steps that will be repeated are dropped first."""
-    kept = []
-    if first and path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # a crash tore the last line
-                break
-            if entry["step"] < first or (entry["step"] == first and "evaluation" in entry):
-                kept.append(line + "\n")
-    path.write_text("".join(kept))
-    return path.open("a")
+def seed_of(config: TrainConfig, kind: int, number: int) -> int:
+    """The seed for one kind of draw (`Stream` has kinds 1 and 2) of one step or view."""
+    state = np.random.SeedSequence([config.seed, kind, number]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1  # what torch takes
 
 
-def write_line(log: TextIO, record: dict[str, Any]) -> None:
-    log.write(json.dumps(record) + "\n")
-    log.flush()
+def terms_of(losses: Losses) -> Tensor:
+    """The weighted total and the last prediction's terms, in the order of TERMS."""
+    last = (losses.classification[-1], losses.mask[-1], losses.dice[-1])
+    return torch.stack((losses.total, *last, losses.cells)).detach()
 
 
-def record_of(
-    step: int,
-    losses: Losses,
-    norm: Tensor | None,
-    optimizer: torch.optim.Optimizer,
-    waited: float,
-    seconds: float,
-) -> dict[str, Any]:
-    """A line of the log: the weighted total, the last prediction's terms, rate and time."""
-    return {
-        "step": step,
-        "loss": losses.total.item(),
-        "class": losses.classification[-1].item(),
-        "mask": losses.mask[-1].item(),
-        "dice": losses.dice[-1].item(),
-        "cells": losses.cells.item(),
-        "gradient_norm": None if norm is None else norm.item(),
-        "rate": max(group["lr"] for group in optimizer.param_groups),
-        "seconds": round(seconds, 4),
-        "waited": round(waited, 4),
-    }
-
-
-def summary(figures: dict[str, float]) -> str:
-    shown = ("PQ", "PQ_things", "PQ_stuff", "AP", "AP50", "mIoU")
-    return "  ".join(f"{key} {figures[key]:.1f}" for key in shown if key in figures)
+def value_of(norm: Tensor | None) -> float | None:
+    if isinstance(norm, DTensor):  # under fsdp
+        norm = norm.full_tensor()
+    return None if norm is None else norm.item()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

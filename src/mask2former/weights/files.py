@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+UNFINISHED = ".unfinished-"
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file. ValueError names the file if it is none."""
@@ -114,14 +116,23 @@ def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
 def write_files(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
     """Write files to a folder: name -> what writes it to the path that it is given.
 
-    All are written aside and moved at the end: an interruption leaves the old ones whole.
+    All are written aside and moved at the end: an interruption leaves the old ones whole, and a
+    folder that is new appears with all its files. What a killed process was writing stays in a
+    folder whose name begins with UNFINISHED.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
+    is_new = not folder.exists()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = folder.parent if is_new else folder
+    with tempfile.TemporaryDirectory(dir=place, prefix=UNFINISHED) as name_aside:
+        aside = Path(name_aside, "files")
+        aside.mkdir()
         for name, write in writers.items():
-            write(Path(aside, name))
-        for name in writers:
-            os.replace(Path(aside, name), folder / name)
+            write(aside / name)
+        if is_new:
+            os.replace(aside, folder)
+        else:
+            for name in writers:
+                os.replace(aside / name, folder / name)
 
 
 def json_writer(tree: Any) -> Callable[[Path], object]:
