@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mask2former.imaging import (
     as_rgb,
@@ -62,6 +63,69 @@ def test_camera_orientation_is_applied() -> None:
     content = encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)
     assert read_image(content).shape == (8, 4, 3)
     assert read_image(content, apply_orientation=False).shape == (4, 8, 3)
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    return exif
+
+
+# How a file is written, and whether OpenCV is to read it.
+FILES: list[tuple[str, str, dict[str, object], bool]] = [
+    ("RGB", "JPEG", {"quality": 75}, True),
+    ("RGB", "JPEG", {"quality": 100, "subsampling": 0}, True),
+    ("RGB", "JPEG", {"progressive": True}, True),
+    ("RGB", "JPEG", {"keep_rgb": True}, True),
+    ("L", "JPEG", {}, True),
+    ("RGB", "PNG", {}, True),
+    ("RGB", "JPEG", {"exif": turned()}, False),
+    ("CMYK", "JPEG", {}, False),
+    ("RGB", "PNG", {"exif": turned()}, False),
+    ("RGB", "PNG", {"transparency": (0, 0, 0)}, False),
+    ("RGBA", "PNG", {}, False),
+    ("P", "PNG", {}, False),
+    ("RGB", "WEBP", {}, False),
+]
+
+
+def photograph() -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
+    return Image.fromarray(noise).resize((67, 45), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(("mode", "format", "options", "quick"), FILES)
+def test_pixels_are_pillows_whoever_decodes(
+    mode: str, format: str, options: dict[str, object], quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encoded(photograph().convert(mode), format, **options)
+    calls: list[int] = []
+    decode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *a: (calls.append(1), decode(*a))[1])
+    for apply_orientation in (True, False):
+        with Image.open(io.BytesIO(content)) as image:
+            expected = ImageOps.exif_transpose(image) if apply_orientation else image
+            pixels = np.asarray(expected.convert("RGB"))
+        found = read_image(content, apply_orientation=apply_orientation)
+        np.testing.assert_array_equal(found, pixels)
+        assert found.flags["C_CONTIGUOUS"]
+        if apply_orientation:
+            assert bool(calls) == quick
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_files_cut_off_are_errors(format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    content = encoded(photograph(), format)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_image(content[: len(content) // 2])
+    assert capfd.readouterr().err == ""  # libraries would complain there
+
+
+def test_sixteen_bits_of_colour() -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (8, 9, 3), np.uint16)
+    content = cv2.imencode(".png", values)[1].tobytes()
+    with Image.open(io.BytesIO(content)) as image:
+        np.testing.assert_array_equal(read_image(content), np.asarray(image.convert("RGB")))
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:

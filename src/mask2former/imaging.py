@@ -7,15 +7,20 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mask2former.archive import ZipPath
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
+_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+_PNG_DEPTH = 24  # where a PNG says how many bits a channel has
+# Chunks of a PNG that may hold an orientation, transparency, several pictures.
+_PNG_MARKS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp", b"tRNS", b"acTL")
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -44,6 +49,9 @@ def read_image(
         raise ValueError(f"{name}: is empty; restore it from its origin or remove it")
     try:
         with Image.open(io.BytesIO(content)) as image:
+            pixels = _decode_plain(image, content, apply_orientation)
+            if pixels is not None:
+                return pixels
             image.load()
             loaded = ImageOps.exif_transpose(image) if apply_orientation else image.copy()
     except UnidentifiedImageError:
@@ -64,6 +72,34 @@ def read_image(
         return as_rgb(loaded)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def _decode_plain(
+    image: Image.Image, content: bytes, apply_orientation: bool
+) -> UInt8[np.ndarray, "H W 3"] | None:
+    """The pixels of a whole, ordinary JPEG or PNG, the same as Pillow's in half the time (OpenCV).
+
+    None for whatever the two read differently: turned, transparent, of several pages, of 16 bits,
+    in other colours, cut off.
+    """
+    if image.format == "JPEG":
+        turned = apply_orientation and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        plain = image.mode in ("RGB", "L") and content.endswith(_JPEG_END) and not turned
+    elif image.format == "PNG":
+        # Pillow would unpack a PNG to look for the orientation, which may stand behind the pixels.
+        whole = content[_PNG_DEPTH] == 8 and content.endswith(_PNG_END)
+        plain = image.mode == "RGB" and whole and not any(m in content for m in _PNG_MARKS)
+    else:
+        return None
+    if not plain:
+        return None
+    try:
+        pixels = cv2.imdecode(
+            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+    except cv2.error:  # it has limits of its own
+        return None
+    return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def as_rgb(image: np.ndarray | Image.Image | torch.Tensor) -> UInt8[np.ndarray, "H W 3"]:

@@ -117,6 +117,24 @@ def test_labels_file_says_the_classes_and_their_order(tmp_path: Path) -> None:
         open_dataset(tmp_path, "train")
 
 
+def test_splits_share_their_classes(tmp_path: Path) -> None:
+    write(tmp_path / "train", shape("goat", SQUARE), shape("cow", SQUARE))
+    write(tmp_path / "val", shape("goat", SQUARE), shape("tail", [[1, 1], [9, 9]], "line"))
+    train, val = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
+    assert [c.name for c in val.categories] == ["cow", "goat"]
+    assert train.categories == val.categories
+    assert val[0].labels.tolist() == [1]
+
+
+def test_labels_without_the_image(tmp_path: Path) -> None:
+    write(tmp_path, shape("cow", SQUARE), shape("__ignore__", SQUARE), shape("goat", SQUARE))
+    write(tmp_path, shape("__ignore__", SQUARE), name="b")
+    dataset = LabelMe(tmp_path)
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    assert [dataset.labels_of(i) for i in range(2)] == [{0, 1}, set()]
+
+
 def test_embedded_image_and_path_of_another_system(tmp_path: Path) -> None:
     embedded = png(np.full((HEIGHT, WIDTH, 3), 50, np.uint8))
     write(tmp_path, shape("cow", SQUARE), imageData=embedded, imagePath="gone.png")

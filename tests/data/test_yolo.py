@@ -49,6 +49,25 @@ def test_polygons_become_masks(tmp_path: Path) -> None:
     assert len(dataset[1].labels) == 0  # an image without a file of labels has no object
 
 
+def test_labels_without_the_image(tmp_path: Path) -> None:
+    write(tmp_path, "train", f"{LINE}\n{LINE}\n0 0 0 0.1 0 0.1 0.1 0 0.1\n")
+    write(tmp_path, "train", None, "b")
+    dataset = Yolo(write_yaml(tmp_path), "train")
+    for path in (tmp_path / "images" / "train").iterdir():
+        path.write_bytes(b"")
+    assert [dataset.labels_of(i) for i in range(2)] == [{0, 1}, set()]
+
+
+def test_images_of_one_name_in_two_folders_have_ids_of_their_own(tmp_path: Path) -> None:
+    for split in ("train", "more"):
+        write(tmp_path, split, LINE)
+    write(tmp_path, "more", LINE, "b")
+    dataset = Yolo(write_yaml(tmp_path, "[images/train, images/more]"), "train")
+    ids = [dataset[i].image_id for i in range(3)]
+    assert len(set(ids)) == 3
+    assert "b" in ids
+
+
 @pytest.mark.parametrize(
     "train", ["../train/images", "./images/train", "[images/train]", "list.txt", "nowhere/images"]
 )

@@ -56,14 +56,14 @@ class LabelMe:
     """The JSON files of a folder, sorted by name; shapes of one label and group are one object.
 
     Classes are those of `labels.txt` in the folder or above it, in its order, or else the labels
-    that occur, sorted. What is labelled `__ignore__` is void. Points and lines have no area: they
-    are left out, and the log says how many.
+    that occur in it or in `siblings` (the other splits), sorted. What is labelled `__ignore__` is
+    void. Points and lines have no area: they are left out, and the log says how many.
     """
 
     categories: tuple[Category, ...]
     tasks: tuple[Task, ...] = ("instance",)
 
-    def __init__(self, folder: str | AnyPath) -> None:
+    def __init__(self, folder: str | AnyPath, siblings: Sequence[AnyPath] = ()) -> None:
         """Read and check the JSON files; images are read when they are asked for.
 
         Raises ValueError or FileNotFoundError naming file, shape and cure.
@@ -83,6 +83,8 @@ class LabelMe:
                 for name in sorted(found - set(names))
             ]
             raise_problems(self.folder, problems)
+        else:  # splits that were told apart by what occurs in each would not know the same classes
+            found |= {name for sibling in siblings for name in _labels_in(sibling)}
         self.categories = tuple(
             Category(id=i, name=name, is_thing=True, color=generated_color(i))
             for i, name in enumerate(names or sorted(found))
@@ -167,6 +169,16 @@ def _is_labelme(path: AnyPath) -> bool:
             f"{path}: is not valid JSON ({error}); restore or export it anew"
         ) from None
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
+
+
+def _labels_in(folder: AnyPath) -> set[str]:
+    """The labels of all shapes that have an area, without a check of anything else."""
+    found: set[str] = set()
+    for path in folder.glob("*.json"):
+        if path.name[0] != "." and _is_labelme(path):
+            shapes = json.loads(path.read_bytes())["shapes"]
+            found |= {str(s.get("label")) for s in shapes if s.get("shape_type") not in NO_AREA}
+    return found - {IGNORE, BACKGROUND}
 
 
 def _class_names(folder: AnyPath) -> tuple[list[str] | None, AnyPath]:
@@ -261,7 +273,10 @@ def _splits(folder: AnyPath) -> tuple[str, ...]:
 
 
 def _open(folder: AnyPath, split: str, task: Task) -> LabelMe:
-    return LabelMe(folder / split if split else folder)
+    if not split:
+        return LabelMe(folder)
+    others = [folder / name for name in _splits(folder) if name != split]
+    return LabelMe(folder / split, others)
 
 
 FORMAT = Format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -38,24 +39,25 @@ class Yolo:
         self._images = _images(content, split, self.path)
         if not self._images:
             raise ValueError(f"{self.path}: '{split}' names no image; correct the path")
+        self._stems = Counter(path.stem for path in self._images)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def labels_of(self, index: int) -> set[int]:
-        return set(self._read_labels(labels_of(self._images[index]), (1, 1))[0])
+        return set(self._read_labels(label_file(self._images[index]), (1, 1))[0])
 
     def __getitem__(self, index: int) -> Sample:
         path = self._images[index]
         image = read_image(path)
         size = image.shape[0], image.shape[1]
-        labels, polygons = self._read_labels(labels_of(path), size)
+        labels, polygons = self._read_labels(label_file(path), size)
         return Sample(
             image=image,
             labels=np.array(labels, np.int64),
             masks=EncodedMasks(size, [[polygon] for polygon in polygons]),
             is_crowd=np.zeros(len(labels), bool),
-            image_id=path.stem,
+            image_id=path.stem if self._stems[path.stem] == 1 else str(path),
             name=path.name,
         )
 
@@ -99,7 +101,7 @@ class Yolo:
         return label, values.reshape(-1, 2).clip(0, 1)
 
 
-def labels_of(image: AnyPath) -> AnyPath:
+def label_file(image: AnyPath) -> AnyPath:
     """The text file with an image's objects."""
     folder, name, up = image.parent, f"{image.stem}.txt", []
     while folder.name and folder.name != "images" and folder.parent != folder:
