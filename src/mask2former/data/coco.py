@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from mask2former.archive import AnyPath, any_path
 from mask2former.data.coco_json import (
     CocoJson,
+    Problem,
     annotation_name,
     raise_problems,
     read_coco_json,
@@ -22,7 +24,9 @@ from mask2former.structures import Category, Sample, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Object:
+class CocoObject:
+    """One annotation, its segmentation checked as far as that is cheap."""
+
     name: str
     label: int
     is_crowd: bool
@@ -75,38 +79,52 @@ class CocoInstances:
         )
 
 
-def _read_objects(content: CocoJson) -> dict[int | str, list[_Object]]:
-    """Every image's objects, checked as far as that is cheap."""
-    objects: dict[int | str, list[_Object]] = {}
+def _read_objects(content: CocoJson) -> dict[int | str, list[CocoObject]]:
+    """Every image's objects; ValueError tells the first few problems."""
+    objects: dict[int | str, list[CocoObject]] = {}
+    problems: list[Problem] = []
+    for annotation, found in collect_objects(content, problems):
+        objects.setdefault(annotation["image_id"], []).append(found)
+    raise_problems(content.path, problems)
+    return objects
+
+
+def collect_objects(
+    content: CocoJson, problems: list[Problem]
+) -> Iterator[tuple[dict[str, Any], CocoObject]]:
+    """Each annotation with what it describes; `problems` is told of those that are left out."""
     seen: set[object] = set()
-    problems: list[str] = []
     label_of = content.label_of
+
+    def fault(kind: str, name: str, message: str) -> None:
+        problems.append(Problem(kind=kind, record=name, message=message))
+
     for index, annotation in enumerate(content.annotations):
         name = annotation_name(annotation, index)
         image = content.images[annotation["image_id"]]
         id, category_id = annotation.get("id"), annotation.get("category_id")
         if isinstance(id, int | str):
             if id in seen:
-                problems.append(f"{name}: the id stands twice; give each annotation its own")
+                message = "the id stands twice; give each annotation its own"
+                fault("id stands twice", name, message)
             seen.add(id)
         if not isinstance(category_id, int) or category_id not in label_of:
-            problems.append(f"{name}: {unknown_category(category_id, content.categories)}")
+            fault("unknown category", name, unknown_category(category_id, content.categories))
             continue
         try:
             mask = _read_segmentation(annotation.get("segmentation"), image.size)
         except ValueError as error:
-            problems.append(f"{name}: {error}")
+            fault("malformed mask", name, str(error))
             continue
-        objects.setdefault(image.id, []).append(
-            _Object(
+        yield (
+            annotation,
+            CocoObject(
                 name=name,
                 label=label_of[category_id],
                 is_crowd=bool(annotation.get("iscrowd", 0)),
                 mask=mask,
-            )
+            ),
         )
-    raise_problems(content.path, problems)
-    return objects
 
 
 def _read_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle | Polygons:
