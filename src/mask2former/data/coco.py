@@ -161,15 +161,20 @@ def _splits(folder: AnyPath) -> tuple[str, ...]:
     return (NO_SPLIT,) if first_existing(folder, _ALONE) else ()
 
 
-def _open(folder: AnyPath, split: str, task: Task) -> CocoInstances:
+def files_of(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath]:
+    """The annotation file of a split, and the folder of its images. FileNotFoundError without."""
     alone = first_existing(folder, _ALONE) if split == NO_SPLIT else None
     if alone is not None:
-        return CocoInstances(alone, folder)
+        return alone, folder
     file = first_existing(folder, _JSON, split)
     assert file is not None, "a split that _splits found has its file"
     in_split = file.parent == folder / split
     images = file.parent if in_split else folder_of(file, folder, IMAGES, split, "images")
-    return CocoInstances(file, images)
+    return file, images
+
+
+def _open(folder: AnyPath, split: str, task: Task) -> CocoInstances:
+    return CocoInstances(*files_of(folder, split))
 
 
 FORMAT = Format(

@@ -240,15 +240,22 @@ def _splits(folder: AnyPath) -> tuple[str, ...]:
     return tuple(sorted(names_matching(folder, _JSON)))
 
 
-def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
+def files_of(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath, AnyPath]:
+    """The annotation file of a split, the folder of its PNGs, and that of its images.
+
+    FileNotFoundError without.
+    """
     file = first_existing(folder, (_JSON,), split)
     assert file is not None, "a split that _splits found has its file"
-    dataset = CocoPanoptic(
+    return (
         file,
         folder_of(file, folder, _PNGS, split, "PNGs"),
         folder_of(file, folder, IMAGES, split, "images"),
-        things_only=task == "instance",
     )
+
+
+def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
+    dataset = CocoPanoptic(*files_of(folder, split), things_only=task == "instance")
     return SemanticView(dataset) if task == "semantic" else dataset
 
 
