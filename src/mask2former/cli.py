@@ -11,7 +11,17 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from mask2former.commands.options import Convert, Demo, Evaluate, Models, Predict, Train, Verify
+from mask2former.commands.options import (
+    CheckData,
+    Convert,
+    Data,
+    Demo,
+    Evaluate,
+    Models,
+    Predict,
+    Train,
+    Verify,
+)
 
 DESCRIPTION = """Segment images with one model: panoptic, instance and semantic.
 
@@ -28,14 +38,15 @@ USER_ERRORS = (ValueError, OSError, ImportError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0: all is done, 1: some images could not be read, or a figure is not the published one,
+    0: all is done, 1: some images could not be read, a data set has errors, or a figure is not the
+    published one,
     2: nothing could be done, 130: interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
     words = [word for word in words if word != "--traceback"]
     options = tyro.cli(
-        Predict | Train | Evaluate | Convert | Models | Verify | Demo,
+        Predict | Train | Evaluate | Data | Convert | Models | Verify | Demo,
         prog="mask2former",
         description=DESCRIPTION,
         args=words or ["--help"],
@@ -53,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAULT
 
 
-def run(options: Predict | Train | Evaluate | Convert | Models | Verify | Demo) -> int:
+def run(options: Predict | Train | Evaluate | Data | Convert | Models | Verify | Demo) -> int:
     """Do what the options say. Imports wait until here, as torch's takes seconds."""
     if isinstance(options, Predict):
         from mask2former.commands.predict import predict
@@ -72,6 +83,12 @@ def run(options: Predict | Train | Evaluate | Convert | Models | Verify | Demo) 
         from mask2former.commands.evaluate import measure
 
         measure(options)
+    elif isinstance(options, Data):
+        from mask2former.commands.data import check_data, inspect_data
+
+        if isinstance(options.action, CheckData):
+            return OK if check_data(options.action) else SOME_FAILED
+        inspect_data(options.action)
     elif isinstance(options, Convert):
         from mask2former.commands.convert import convert
 

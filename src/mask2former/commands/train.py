@@ -10,10 +10,11 @@ import torch
 import yaml
 from rich.console import Console
 
+from mask2former.commands.data import quick_check
 from mask2former.commands.options import Train
 from mask2former.presets import PRESETS
 from mask2former.serialization import from_dict, to_dict
-from mask2former.training.config import TrainConfig
+from mask2former.training.config import FolderData, TrainConfig
 from mask2former.training.trainer import summary, train
 
 
@@ -23,6 +24,8 @@ def run_training(options: Train) -> None:
         torch.set_num_threads(options.threads)
     config = build_config(options)
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if isinstance(config.data, FolderData) and config.data.limit is None:
+        quick_check(config.data, console)
     console.print(
         f"training: {config.steps} steps of {config.batch_size} images,"
         f" {len(config.model.categories)} classes, into {options.out}"

@@ -28,7 +28,7 @@ from mask2former.data.doctor_images import (
 )
 from mask2former.data.findings import Finding, ImageRef, Part, in_order
 from mask2former.data.format import Format
-from mask2former.structures import Task
+from mask2former.structures import Masks, Task
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -129,7 +129,7 @@ def _other_part(
             sample = dataset[index]
         except (ValueError, OSError, KeyError, IndexError) as error:
             return [_of_sample(part, "unreadable sample", record, str(error), error=True)]
-        path = any_path(root / sample.name)
+        path = root / split / sample.name  # no matter where it is: what tells samples apart
         ref = ImageRef(
             path=path, size=sample.masks.size, file=part.file, record=sample.name, split=split
         )
@@ -140,19 +140,15 @@ def _other_part(
         if not len(sample.labels):
             message = "has no object; leave it if there is none to see, else annotate it"
             return [_of_sample(part, "image without objects", sample.name, message)]
-        return _empty_masks(part, sample.name, sample.masks.render, sample.masks.size)
+        return _empty_masks(part, sample.name, sample.masks)
 
     part.jobs = [partial(read, index) for index in range(count)]
     return part
 
 
-def _empty_masks(
-    part: Part,
-    record: str,
-    render: Callable[[tuple[float, float, float, float], tuple[int, int]], np.ndarray],
-    size: tuple[int, int],
-) -> list[Finding]:
-    masks = render((0, 0, size[1], size[0]), size)
+def _empty_masks(part: Part, record: str, drawn: Masks) -> list[Finding]:
+    height, width = drawn.size
+    masks = drawn.render((0, 0, width, height), drawn.size)
     counts = masks.sum(axis=0, dtype=np.uint16)
     part.overlaps.append((int((counts > 1).sum()), int((counts > 0).sum())))
     return [
@@ -178,7 +174,9 @@ def _images(
     findings: list[Finding] = []
     once = list({(ref.path, ref.size): ref for ref in reversed(refs)}.values())[::-1]
     look_of: dict[AnyPath, Look] = {}
-    for ref, (found, look) in zip(once, _in_threads(examine, once, "images", progress)):
+    for ref, (found, look) in zip(
+        once, _in_threads(examine, once, "images", progress), strict=True
+    ):
         findings.extend(found)
         if look is not None:
             look_of[ref.path] = look

@@ -110,12 +110,12 @@ def _panoptic(
         if not annotation["segments_info"]:
             message = "has no segment, so nothing is learnt from it; annotate it or drop it"
             part.add("image without objects", "warning", name, message)
-        part.jobs.append(partial(_look_at_png, part, pngs, annotation, record))
         try:
             require_file(pngs / record.png, name)
         except FileNotFoundError as error:
             part.add(MISSING, "error", name, str(error).removeprefix(f"{name}: "))
-            part.jobs.pop()
+            continue
+        part.jobs.append(partial(_look_at_png, part, pngs, annotation, record))
     annotated = {annotation["image_id"] for annotation in content.annotations}
     for image in content.images.values():
         if image.id not in annotated:
@@ -161,12 +161,14 @@ def _look_at_png(
         )
         for id in sorted(set(record.ids) - painted)
     ]
-    values, places, counts = np.unique(id_map, return_inverse=True, return_counts=True)
-    boxes = ndimage.find_objects(places.reshape(id_map.shape) + 1)
-    index = {int(value): place for place, value in enumerate(values)}
+    values = sorted(painted)
+    places = np.searchsorted(values, id_map) * (id_map != 0) + (id_map != 0)  # 0 is void
+    counts = np.bincount(places.ravel(), minlength=len(values) + 1)[1:]
+    boxes = ndimage.find_objects(places)
+    index = {value: place for place, value in enumerate(values)}
     for segment in annotation["segments_info"]:
         place = index.get(segment["id"]) if isinstance(segment.get("id"), int) else None
-        if place is None or segment["id"] == 0:
+        if place is None:
             continue
         area, segment_name = segment.get("area"), f"segment {segment['id']}"
         if area is not None and area != counts[place]:

@@ -39,7 +39,7 @@ class Look:
 def look_at(image: UInt8[np.ndarray, "H W 3"]) -> Look:
     """Two images of equal `pixels` are the same."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(image.tobytes())
     small = resize_image(image, (_SIDE, _SIDE)).mean(axis=2).astype(np.float32).ravel()
     small -= small.mean()
     contrast = float(small.std())
@@ -155,6 +155,14 @@ def unnamed_files(refs: Sequence[ImageRef]) -> list[Finding]:
     """Image files beside those that records name, which no record names."""
     named = {ref.path for ref in refs}
     message = "no record names this image; annotate it, or leave it: it is not used"
+    folders: dict[str, AnyPath] = {str(ref.path.parent): ref.path.parent for ref in refs}
+    files: list[AnyPath] = [
+        path
+        for _, folder in sorted(folders.items())
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path not in named
+    ]
     return [
         Finding(
             kind="image without a record",
@@ -163,10 +171,7 @@ def unnamed_files(refs: Sequence[ImageRef]) -> list[Finding]:
             record="",
             message=message,
         )
-        for folder in sorted({str(ref.path.parent): ref.path.parent for ref in refs}.values())
-        if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path not in named
+        for path in sorted(files, key=str)
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -38,7 +38,7 @@ class _Pixels:
 
 def outside(found: CocoObject, size: tuple[int, int]) -> list[Problem]:
     """Whether a polygon leaves its image of `size` (H, W)."""
-    if isinstance(found.mask, dict) or not len(found.mask):
+    if isinstance(found.mask, Mapping) or not len(found.mask):
         return []
     x0, y0, x1, y1 = _bounds(found)
     excess = max(-x0, -y0, x1 - size[1], y1 - size[0])
@@ -113,7 +113,7 @@ def _box_problems(
     if box is None:
         return []
     problems = box_problem(found.name, box, pixels.box)
-    if problems and not isinstance(found.mask, dict):
+    if problems and not isinstance(found.mask, Mapping):
         # Of what lies outside of the image, or between pixels, some tools know and others not.
         return box_problem(found.name, box, _bounds(found))
     return problems
@@ -177,7 +177,8 @@ def _overlap(first: _Pixels, second: _Pixels) -> float:
 
 
 def _bounds(found: CocoObject) -> Box:
-    points = np.concatenate([np.asarray(polygon) for polygon in found.mask]).reshape(-1, 2)
+    polygons = [np.asarray(polygon) for polygon in found.mask]
+    points = np.concatenate(polygons).reshape(-1, 2)
     (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
     return float(x0), float(y0), float(x1), float(y1)
 
@@ -185,7 +186,7 @@ def _bounds(found: CocoObject) -> Box:
 def _draw(found: CocoObject, size: tuple[int, int]) -> _Pixels:
     """ValueError if the encoding is malformed."""
     left, top = 0, 0
-    if isinstance(found.mask, dict):
+    if isinstance(found.mask, Mapping):
         mask = decode_rle(found.mask)
     elif not len(found.mask):
         mask = np.zeros((0, 0), bool)
