@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mask2former.archive import any_path
+from mask2former.commands.models import WIDTH
 from mask2former.commands.options import CheckData, InspectData
 from mask2former.data.detect import find_formats, nothing_found, open_dataset
 from mask2former.data.doctor import check
@@ -43,7 +44,7 @@ def inspect_data(options: InspectData) -> None:
         raise ValueError(nothing_found(root))
     if options.images < 1:
         raise ValueError(f"--images {options.images}: must be at least 1")
-    console = Console(highlight=False)
+    console = wide_console()
     for entry in found:
         splits = ", ".join(name for name in entry.splits if name)
         console.print(
@@ -95,7 +96,7 @@ def inspect_data(options: InspectData) -> None:
 
 def check_data(options: CheckData) -> bool:
     """Print what is wrong; whether no error is among it."""
-    console = Console(highlight=False)
+    console = wide_console()
     findings = check(
         options.folder,
         options.split or None,
@@ -140,6 +141,12 @@ def quick_check(data: FolderData, console: Console) -> None:
     if warnings:
         told = ", ".join(f"{kind} ({count})" for kind, count in warnings.items())
         console.print(f"warning: {data.folder}: {told}; {more}")
+
+
+def wide_console() -> Console:
+    """Where nothing says how wide the output is, tables get room."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -119,8 +119,7 @@ def _other_part(
         dataset = format.open(root, split, served)
         count, part.categories = len(dataset), dataset.categories
     except (ValueError, OSError) as error:
-        for line in str(error).splitlines():
-            part.add("cannot be opened", "error", "", line.removeprefix(f"{place}: "))
+        part.add_failure(error)
         return part
 
     def read(index: int) -> list[Finding]:

@@ -44,7 +44,7 @@ def coco_part(format: Format, folder: AnyPath, split: str) -> Part:
         problems: list[Problem] = []
         content = collect_coco_json(file, "panoptic" if panoptic else "instance", problems)
     except (ValueError, OSError) as error:
-        part.add("cannot be opened", "error", "", str(error).removeprefix(f"{part.file}: "))
+        part.add_failure(error)
         return part
     part.categories = content.categories
     part.images = [

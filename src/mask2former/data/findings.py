@@ -60,6 +60,17 @@ class Part:
             Finding(kind=kind, severity=severity, file=self.file, record=record, message=message)
         )
 
+    def add_failure(self, error: Exception) -> None:
+        """What a reader said on opening a split, a problem a line, mostly with the file first."""
+        for line in str(error).splitlines():
+            head, colon, rest = line.partition(": ")
+            named = bool(colon) and head.startswith(self.file)
+            file, message = (head, rest) if named else (self.file, line)
+            kind = "cannot be opened"
+            self.findings.append(
+                Finding(kind=kind, severity="error", file=file, record="", message=message)
+            )
+
     def add_problems(self, problems: Iterable[Problem]) -> None:
         """What stops a reader is an error."""
         for problem in problems:
