@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from mask2former.commands.options import (
+    CheckData,
     Convert,
+    Data,
     Demo,
     Evaluate,
     Finetune,
@@ -34,15 +36,15 @@ OK, SOME_FAILED, FAULT, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 SHOWN_FAILURES = 20
 USER_ERRORS = (ValueError, OSError, ImportError)
 
-Options = Predict | Train | Finetune | Evaluate | Report | Convert | Models | Verify | Demo
+Options = Predict | Train | Finetune | Evaluate | Report | Data | Convert | Models | Verify | Demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0: all is done, 1: some images could not be read, or a figure is not the published one,
-    2: nothing could be done, 130: interrupted; 143 and the like: a training was told to stop by a
-    signal (128 + its number), and has saved what it had.
+    0: all is done, 1: some images could not be read, a data set has errors, or a figure is not the
+    published one, 2: nothing could be done, 130: interrupted; 143 and the like: a training was told
+    to stop by a signal (128 + its number), and has saved what it had.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words or bool(os.environ.get("MASK2FORMER_TRACEBACK"))
@@ -93,6 +95,12 @@ def run(options: Options) -> int:
         from mask2former.commands.report import report
 
         report(options)
+    elif isinstance(options, Data):
+        from mask2former.commands.data import check_data, inspect_data
+
+        if isinstance(options.action, CheckData):
+            return OK if check_data(options.action) else SOME_FAILED
+        inspect_data(options.action)
     elif isinstance(options, Convert):
         from mask2former.commands.convert import convert
 

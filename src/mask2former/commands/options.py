@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import (
+    FlagCreatePairsOff,
+    OmitSubcommandPrefixes,
+    Positional,
+    UseAppendAction,
+    arg,
+    subcommand,
+)
 
 Task = Literal["panoptic", "instance", "semantic"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -264,6 +271,64 @@ class Verify:
     """auto, cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "float32"
     """What the model computes in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectData:
+    """Say what a data set is: formats, images, objects, classes, sizes; and draw samples of it.
+
+    Example: mask2former data inspect exported/
+    """
+
+    folder: Positional[Annotated[str, arg(metavar="FOLDER")]]
+    """A data set in any known format, or a zip file of one."""
+    out: File = None
+    """The picture of samples; FOLDER-samples.png, here, if left out."""
+    images: Annotated[int, arg(metavar="N")] = 1000
+    """Most images of a split that are read, evenly spread."""
+    task: Annotated[Task | None, arg(metavar="TASK", help_behavior_hint="")] = None
+    """panoptic, instance or semantic: as which it is read. The richest if left out."""
+    format: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Its format's name, where the folder could be two."""
+    json: File = None
+    """Write all figures to this file, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckData:
+    """Find what is wrong with a data set: each finding with its file, record and cure.
+
+    The exit status is 1 if there are errors; warnings and notes leave it at 0.
+
+    Example: mask2former data check exported/ --json findings.json
+    """
+
+    folder: Positional[Annotated[str, arg(metavar="FOLDER")]]
+    """A data set in any known format, or a zip file of one."""
+    split: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="NAME", help_behavior_hint="")
+    ] = ()
+    """Check this split alone; may be repeated. All if left out."""
+    fast: FlagCreatePairsOff[bool] = False
+    """Check records and the existence of files alone; decode no image and draw no mask."""
+    task: Annotated[Task | None, arg(metavar="TASK", help_behavior_hint="")] = None
+    """panoptic, instance or semantic: check the annotation that serves it. All if left out."""
+    format: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Its format's name, where the folder could be two."""
+    json: File = None
+    """Write all findings to this file, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Look at annotated images before training on them: what they are, what is wrong with them.
+
+    Example: mask2former data check exported/
+    """
+
+    action: OmitSubcommandPrefixes[
+        Annotated[InspectData, subcommand("inspect")] | Annotated[CheckData, subcommand("check")]
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

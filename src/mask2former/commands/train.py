@@ -12,10 +12,11 @@ import torch
 import yaml
 from rich.console import Console
 
+from mask2former.commands.data import quick_check
 from mask2former.commands.options import Finetune, Train
 from mask2former.presets import find_preset
 from mask2former.serialization import from_dict, to_dict
-from mask2former.training.config import TrainConfig
+from mask2former.training.config import FolderData, TrainConfig
 from mask2former.training.log import summary
 from mask2former.training.signals import Stopped
 from mask2former.training.trainer import train
@@ -37,6 +38,8 @@ def run(config: TrainConfig, out: Path) -> None:
             " as one that is pre-trained, but it starts from nothing; give the weights of a"
             " classifier: --set backbone_weights=FILE"
         )
+    if isinstance(config.data, FolderData) and config.data.limit is None and is_first_process():
+        quick_check(config.data, console)
     console.print(
         f"training: {config.steps} steps of {config.batch_size} images,"
         f" {len(config.model.categories)} classes, into {out}"

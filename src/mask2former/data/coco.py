@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from mask2former.data.coco_exports import brushed_are_objects, drop_root, find_i
 from mask2former.data.coco_json import (
     CocoJson,
     Mend,
+    Problem,
     annotation_name,
     raise_problems,
     read_coco_json,
@@ -25,7 +27,9 @@ from mask2former.structures import Category, Sample, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Object:
+class CocoObject:
+    """One annotation, its segmentation checked as far as that is cheap."""
+
     name: str
     label: int
     is_crowd: bool
@@ -93,38 +97,52 @@ class CocoInstances:
         )
 
 
-def _read_objects(content: CocoJson) -> dict[int | str, list[_Object]]:
-    """Every image's objects, checked as far as that is cheap."""
-    objects: dict[int | str, list[_Object]] = {}
+def _read_objects(content: CocoJson) -> dict[int | str, list[CocoObject]]:
+    """Every image's objects; ValueError tells the first few problems."""
+    objects: dict[int | str, list[CocoObject]] = {}
+    problems: list[Problem] = []
+    for annotation, found in collect_objects(content, problems):
+        objects.setdefault(annotation["image_id"], []).append(found)
+    raise_problems(content.path, problems)
+    return objects
+
+
+def collect_objects(
+    content: CocoJson, problems: list[Problem]
+) -> Iterator[tuple[dict[str, Any], CocoObject]]:
+    """Each annotation with what it describes; `problems` is told of those that are left out."""
     seen: set[object] = set()
-    problems: list[str] = []
     label_of = content.label_of
+
+    def fault(kind: str, name: str, message: str) -> None:
+        problems.append(Problem(kind=kind, record=name, message=message))
+
     for index, annotation in enumerate(content.annotations):
         name = annotation_name(annotation, index)
         image = content.images[annotation["image_id"]]
         id, category_id = annotation.get("id"), annotation.get("category_id")
         if isinstance(id, int | str):
             if id in seen:
-                problems.append(f"{name}: the id stands twice; give each annotation its own")
+                message = "the id stands twice; give each annotation its own"
+                fault("id stands twice", name, message)
             seen.add(id)
         if not isinstance(category_id, int) or category_id not in label_of:
-            problems.append(f"{name}: {unknown_category(category_id, content.categories)}")
+            fault("unknown category", name, unknown_category(category_id, content.categories))
             continue
         try:
             mask = _read_segmentation(annotation.get("segmentation"), image.size)
         except ValueError as error:
-            problems.append(f"{name}: {error}")
+            fault("malformed mask", name, str(error))
             continue
-        objects.setdefault(image.id, []).append(
-            _Object(
+        yield (
+            annotation,
+            CocoObject(
                 name=name,
                 label=label_of[category_id],
                 is_crowd=bool(annotation.get("iscrowd", 0)),
                 mask=mask,
-            )
+            ),
         )
-    raise_problems(content.path, problems)
-    return objects
 
 
 def _read_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle | Polygons:
@@ -169,19 +187,25 @@ def _is_label_studio(folder: AnyPath) -> bool:
     return (folder / _LABEL_STUDIO).is_file() and (folder / "images").is_dir()
 
 
-def _open(folder: AnyPath, split: str, task: Task) -> CocoInstances:
+def files_of(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath, Mend]:
+    """The annotation file of a split, the folder of its images, and what mends the file's content.
+
+    Raises FileNotFoundError if the folder is missing.
+    """
     if split == NO_SPLIT:
         alone = first_existing(folder, _ALONE)
         if alone is not None:
-            return CocoInstances(alone, folder, mend=drop_root)
-        return CocoInstances(
-            folder / _LABEL_STUDIO, folder, mend=partial(find_images, folder=folder)
-        )
+            return alone, folder, drop_root
+        return folder / _LABEL_STUDIO, folder, partial(find_images, folder=folder)
     file = first_existing(folder, (_COCO,), split)
     if file is not None:
-        images = folder_of(file, folder, IMAGES, split, "images")
-        return CocoInstances(file, images, mend=brushed_are_objects)
-    return CocoInstances(folder / _ROBOFLOW.replace("<s>", split), folder / split, mend=drop_root)
+        return file, folder_of(file, folder, IMAGES, split, "images"), brushed_are_objects
+    return folder / _ROBOFLOW.replace("<s>", split), folder / split, drop_root
+
+
+def _open(folder: AnyPath, split: str, task: Task) -> CocoInstances:
+    file, images, mend = files_of(folder, split)
+    return CocoInstances(file, images, mend=mend)
 
 
 FORMAT = Format(

@@ -19,6 +19,18 @@ _SHOWN_PROBLEMS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something wrong with a record; `kind` is what the doctor counts it under."""
+
+    kind: str
+    record: str  # as in "annotation 12"; empty if it is the file's own
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.record}: {self.message}" if self.record else self.message
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageRecord:
     """One entry of 'images'; `size` is (H, W) in pixels."""
 
@@ -47,24 +59,38 @@ def read_coco_json(path: AnyPath, kind: Kind, mend: Mend | None = None) -> CocoJ
 
     Raises FileNotFoundError if there is no such file, ValueError if it is malformed.
     """
+    problems: list[Problem] = []
+    content = collect_coco_json(path, kind, problems, mend)
+    raise_problems(path, problems)
+    return content
+
+
+def collect_coco_json(
+    path: AnyPath, kind: Kind, problems: list[Problem], mend: Mend | None = None
+) -> CocoJson:
+    """As `read_coco_json`, but records at fault are left out, and `problems` told of them.
+
+    Raises FileNotFoundError or ValueError only if there is no such file or it is not COCO's.
+    """
     content = _load(path)
     if mend is not None:
         mend(content)
     _check_kind(path, content["annotations"], kind)
-    problems: list[str] = []
     categories = _categories(content["categories"], kind, problems)
     images = _images(content["images"], problems)
+    annotations = []
     for index, annotation in enumerate(content["annotations"]):
         image_id = annotation.get("image_id")
-        if not isinstance(image_id, int | str) or image_id not in images:
-            problems.append(
-                f"{annotation_name(annotation, index)}: image_id {image_id!r} is not among the"
-                f" {len(images)} images; add it to 'images' or drop the annotation"
-            )
-    raise_problems(path, problems)
-    return CocoJson(
-        path=path, categories=categories, images=images, annotations=content["annotations"]
-    )
+        if isinstance(image_id, int | str) and image_id in images:
+            annotations.append(annotation)
+            continue
+        message = (
+            f"image_id {image_id!r} is not among the {len(images)} images; add it to 'images' or"
+            " drop the annotation"
+        )
+        name = annotation_name(annotation, index)
+        problems.append(Problem(kind="unknown image", record=name, message=message))
+    return CocoJson(path=path, categories=categories, images=images, annotations=annotations)
 
 
 def annotation_name(annotation: dict[str, Any], index: int) -> str:
@@ -84,7 +110,7 @@ def unknown_category(category_id: object, categories: Sequence[Category]) -> str
     )
 
 
-def raise_problems(path: AnyPath, problems: Sequence[str]) -> None:
+def raise_problems(path: AnyPath, problems: Sequence[Problem | str]) -> None:
     """Raise ValueError that tells the first few problems of a file, if there are any."""
     if not problems:
         return
@@ -131,26 +157,30 @@ def _check_kind(path: AnyPath, annotations: list[dict[str, Any]], kind: Kind) ->
 
 
 def _categories(
-    entries: list[dict[str, Any]], kind: Kind, problems: list[str]
+    entries: list[dict[str, Any]], kind: Kind, problems: list[Problem]
 ) -> tuple[Category, ...]:
+    def fault(record: str, message: str, kind: str = "malformed category") -> None:
+        problems.append(Problem(kind=kind, record=record, message=message))
+
     if not entries:
-        problems.append("'categories' is empty; list every class with its id and name")
+        fault("", "'categories' is empty; list every class with its id and name")
     categories: dict[int, Category] = {}
     named = [entry for entry in entries if isinstance(entry.get("id"), int)]
     if len(named) < len(entries):
-        problems.append("a category has no 'id' that is a whole number; give it one")
+        fault("", "a category has no 'id' that is a whole number; give it one")
     for index, entry in enumerate(sorted(named, key=lambda entry: int(entry["id"]))):
         id, name = entry["id"], entry.get("name")
+        record = f"category {id}"
         if id in categories:
-            problems.append(f"category {id}: the id stands twice; give each category its own")
+            fault(record, "the id stands twice; give each category its own", "id stands twice")
         if not isinstance(name, str):
-            problems.append(f"category {id}: 'name' must be a string, not {name!r}")
+            fault(record, f"'name' must be a string, not {name!r}")
         if kind == "panoptic" and entry.get("isthing") not in (0, 1):
-            problems.append(f"category {id}: 'isthing' must be 1 (objects) or 0 (stuff); add it")
+            fault(record, "'isthing' must be 1 (objects) or 0 (stuff); add it")
         color = entry.get("color", generated_color(index))
         if not _is_color(color):
-            problems.append(f"category {id}: 'color' must be [r, g, b], 0..255, not {color!r}")
-            continue
+            fault(record, f"'color' must be [r, g, b], 0..255, not {color!r}")
+            color = generated_color(index)
         red, green, blue = color
         categories[id] = Category(
             id=id,
@@ -169,22 +199,24 @@ def _is_color(color: object) -> bool:
     )
 
 
-def _images(entries: list[dict[str, Any]], problems: list[str]) -> dict[int | str, ImageRecord]:
+def _images(entries: list[dict[str, Any]], problems: list[Problem]) -> dict[int | str, ImageRecord]:
+    def fault(record: str, message: str, kind: str = "malformed image record") -> None:
+        problems.append(Problem(kind=kind, record=record, message=message))
+
     images: dict[int | str, ImageRecord] = {}
     for index, entry in enumerate(entries):
         id, file_name = entry.get("id"), entry.get("file_name")
         height, width = entry.get("height"), entry.get("width")
+        record = f"image {id}"
         if not isinstance(id, int | str):
-            problems.append(f"image number {index}: has no 'id'; give it one")
+            fault(f"image number {index}", "has no 'id'; give it one")
         elif id in images:
-            problems.append(f"image {id}: the id stands twice; give each image its own")
+            fault(record, "the id stands twice; give each image its own", "id stands twice")
         elif not isinstance(file_name, str) or not file_name:
-            problems.append(f"image {id}: 'file_name' must be a string, not {file_name!r}")
+            fault(record, f"'file_name' must be a string, not {file_name!r}")
         elif not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-            problems.append(
-                f"image {id}: 'height' and 'width' must be its size in pixels, not"
-                f" {height!r} and {width!r}"
-            )
+            size = f"{height!r} and {width!r}"
+            fault(record, f"'height' and 'width' must be its size in pixels, not {size}")
         else:
             images[id] = ImageRecord(id=id, file_name=file_name, size=(height, width))
     return images

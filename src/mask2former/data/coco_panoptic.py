@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,20 +16,32 @@ from mask2former.data.coco import IMAGES
 from mask2former.data.coco_json import (
     CocoJson,
     ImageRecord,
+    Problem,
     annotation_name,
     raise_problems,
     read_coco_json,
     unknown_category,
 )
-from mask2former.data.dataset import Dataset, read_annotated_image, require_file
+from mask2former.data.dataset import (
+    Dataset,
+    SizeMismatchError,
+    read_annotated_image,
+    require_file,
+)
 from mask2former.data.format import Format, first_existing, folder_of, names_matching
 from mask2former.data.semantic_view import SemanticView
 from mask2former.masks import IdMapMasks, ids_of_colors
 from mask2former.structures import TASKS, Category, Sample, Task
 
 
+class PngModeError(ValueError):
+    """The PNG of an annotation does not hold colours, so no ids."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Record:
+class PanopticRecord:
+    """The annotation of one image."""
+
     image: ImageRecord
     png: str
     ids: tuple[int, ...]
@@ -100,7 +112,7 @@ class CocoPanoptic:
     def __getitem__(self, index: int) -> Sample:
         record = self._records[index]
         name = f"{self.path}: image {record.image.id}"
-        id_map = _read_png(self.png_dir / record.png, record.image.size, name)
+        id_map = read_png(self.png_dir / record.png, record.image.size, name)
         lacking = _check_ids(id_map, record.ids, f"{name}, {self.png_dir / record.png}")
         if lacking and not self.allow_empty:
             raise ValueError(
@@ -121,61 +133,85 @@ class CocoPanoptic:
         )
 
 
-def _read_records(content: CocoJson) -> tuple[_Record, ...]:
-    records: list[_Record] = []
+def _read_records(content: CocoJson) -> tuple[PanopticRecord, ...]:
+    problems: list[Problem] = []
+    records = tuple(record for _, record in collect_records(content, problems))
+    raise_problems(content.path, problems)
+    return records
+
+
+def collect_records(
+    content: CocoJson, problems: list[Problem]
+) -> Iterator[tuple[dict[str, Any], PanopticRecord]]:
+    """Each annotation as it stands in the file, and what it describes.
+
+    Segments and annotations at fault are left out, and `problems` told of them.
+    """
     seen: set[int | str] = set()
-    problems: list[str] = []
     label_of = content.label_of
+
+    def fault(kind: str, name: str, message: str) -> None:
+        problems.append(Problem(kind=kind, record=name, message=message))
+
     for index, annotation in enumerate(content.annotations):
         name = annotation_name(annotation, index)
         image = content.images[annotation["image_id"]]
         if image.id in seen:
-            problems.append(f"{name}: the image is annotated twice; drop one of the annotations")
+            message = "the image is annotated twice; drop one of the annotations"
+            fault("image annotated twice", name, message)
         seen.add(image.id)
         png, segments = annotation.get("file_name"), annotation.get("segments_info")
         if not isinstance(png, str) or not png:
-            problems.append(f"{name}: 'file_name' must name its PNG, not {png!r}")
+            fault("malformed annotation", name, f"'file_name' must name its PNG, not {png!r}")
         if not isinstance(segments, list) or not all(isinstance(s, dict) for s in segments):
-            problems.append(f"{name}: 'segments_info' must be a list of objects")
+            fault("malformed annotation", name, "'segments_info' must be a list of objects")
             continue
-        found = [
-            f"{name}: {problem}" for problem in _segment_problems(segments, content.categories)
-        ]
-        problems.extend(found)
-        if not found:
-            records.append(
-                _Record(
+        kept = _sound_segments(segments, content.categories, name, problems)
+        if isinstance(png, str) and png:
+            yield (
+                annotation,
+                PanopticRecord(
                     image=image,
-                    png=str(png),
-                    ids=tuple(segment["id"] for segment in segments),
-                    labels=tuple(label_of[segment["category_id"]] for segment in segments),
-                    is_crowd=tuple(bool(segment.get("iscrowd", 0)) for segment in segments),
-                )
+                    png=png,
+                    ids=tuple(segment["id"] for segment in kept),
+                    labels=tuple(label_of[segment["category_id"]] for segment in kept),
+                    is_crowd=tuple(bool(segment.get("iscrowd", 0)) for segment in kept),
+                ),
             )
-    raise_problems(content.path, problems)
-    return tuple(records)
 
 
-def _segment_problems(
-    segments: list[dict[str, Any]], categories: tuple[Category, ...]
-) -> list[str]:
-    problems: list[str] = []
+def _sound_segments(
+    segments: list[dict[str, Any]],
+    categories: tuple[Category, ...],
+    name: str,
+    problems: list[Problem],
+) -> list[dict[str, Any]]:
+    """Those that can be used; `problems` is told of the others."""
     seen: set[int] = set()
     known = {category.id for category in categories}
+    sound: list[dict[str, Any]] = []
+
+    def fault(kind: str, message: str) -> None:
+        problems.append(Problem(kind=kind, record=name, message=message))
+
     for segment in segments:
         id, category_id = segment.get("id"), segment.get("category_id")
         if not isinstance(id, int) or not 0 < id < 1 << 24:
-            problems.append(f"segment {id!r}: 'id' must be within 1..{(1 << 24) - 1}; 0 is void")
-            continue
-        if id in seen:
-            problems.append(f"segment {id}: the id stands twice; drop one of the segments")
-        seen.add(id)
-        if not isinstance(category_id, int) or category_id not in known:
-            problems.append(f"segment {id}: {unknown_category(category_id, categories)}")
-    return problems
+            message = f"segment {id!r}: 'id' must be within 1..{(1 << 24) - 1}; 0 is void"
+            fault("malformed segment", message)
+        elif id in seen:
+            fault("id stands twice", f"segment {id}: the id stands twice; drop one of the segments")
+        elif not isinstance(category_id, int) or category_id not in known:
+            message = f"segment {id}: {unknown_category(category_id, categories)}"
+            fault("unknown category", message)
+        else:
+            sound.append(segment)
+        if isinstance(id, int):
+            seen.add(id)
+    return sound
 
 
-def _read_png(path: AnyPath, size: tuple[int, int], record: str) -> Int32[np.ndarray, "H W"]:
+def read_png(path: AnyPath, size: tuple[int, int], record: str) -> Int32[np.ndarray, "H W"]:
     """The segment ids of a PNG: red + 256 green + 65536 blue."""
     require_file(path, record)
     try:
@@ -184,23 +220,28 @@ def _read_png(path: AnyPath, size: tuple[int, int], record: str) -> Int32[np.nda
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{record}: its PNG {path} cannot be read: {error}; restore it") from error
     if mode not in ("RGB", "RGBA"):
-        raise ValueError(
+        raise PngModeError(
             f"{record}: its PNG {path} has mode {mode}, not RGB; a panoptic PNG stores an id as"
             " red + 256 * green + 65536 * blue"
         )
     if pixels.shape[:2] != size:
-        raise ValueError(
+        raise SizeMismatchError(
             f"{record}: its PNG {path} has height {pixels.shape[0]}, width {pixels.shape[1]}, but"
             f" the image has height {size[0]}, width {size[1]}; restore the PNG of this image"
         )
     return ids_of_colors(pixels)
 
 
-def _check_ids(id_map: Int32[np.ndarray, "H W"], ids: Sequence[int], record: str) -> list[int]:
-    """Raise ValueError if a pixel has an id of none of `ids`; returns those that have no pixel."""
+def painted_ids(id_map: Int32[np.ndarray, "H W"]) -> set[int]:
+    """The ids that a PNG has pixels of; 0 is void, not an id."""
     flat = id_map.ravel()
     starts = np.concatenate([flat[:1], flat[1:][flat[1:] != flat[:-1]]])  # few, quick to sort
-    painted = set(np.unique(starts).tolist()) - {0}
+    return set(np.unique(starts).tolist()) - {0}
+
+
+def _check_ids(id_map: Int32[np.ndarray, "H W"], ids: Sequence[int], record: str) -> list[int]:
+    """Raise ValueError if a pixel has an id of none of `ids`; returns those that have no pixel."""
+    painted = painted_ids(id_map)
     for unexplained in sorted(painted - set(ids))[:1]:
         raise ValueError(
             f"{record}: the PNG has pixels of id {unexplained}, which no segment in"
@@ -219,15 +260,22 @@ def _splits(folder: AnyPath) -> tuple[str, ...]:
     return tuple(sorted(names_matching(folder, _JSON)))
 
 
-def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
+def files_of(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath, AnyPath]:
+    """The annotation file of a split, the folder of its PNGs, and that of its images.
+
+    FileNotFoundError without.
+    """
     file = first_existing(folder, (_JSON,), split)
     assert file is not None, "a split that _splits found has its file"
-    dataset = CocoPanoptic(
+    return (
         file,
         folder_of(file, folder, _PNGS, split, "PNGs"),
         folder_of(file, folder, IMAGES, split, "images"),
-        things_only=task == "instance",
     )
+
+
+def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
+    dataset = CocoPanoptic(*files_of(folder, split), things_only=task == "instance")
     return SemanticView(dataset) if task == "semantic" else dataset
 
 

@@ -90,6 +90,10 @@ def require_file(path: AnyPath, record: str) -> None:
         )
 
 
+class SizeMismatchError(ValueError):
+    """An image or a map is not of the size that its annotation says."""
+
+
 def read_annotated_image(
     path: AnyPath, size: tuple[int, int], record: str
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -103,7 +107,7 @@ def read_annotated_image(
         # Some tools annotate the stored pixels of a photograph that its camera noted as turned.
         image = read_image(path, apply_orientation=False)
     if image.shape[:2] != size:
-        raise ValueError(
+        raise SizeMismatchError(
             f"{record}: height {size[0]}, width {size[1]}, but {path} has height {image.shape[0]},"
             f" width {image.shape[1]}; restore the image that was annotated"
         )

@@ -69,8 +69,8 @@ def open_dataset(
         raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
     found = find_formats(root, format)
     if not found:
-        raise ValueError(_nothing_found(root, split))
-    name = _choose(root, split, sorted({name for f in found for name in f.splits}))
+        raise ValueError(nothing_found(root, split))
+    name = choose_split(root, split, sorted({name for f in found for name in f.splits}))
     fitting = [f.format for f in found if name in f.splits]
     wanted = task or fitting[0].tasks[0]
     able = [f for f in fitting if wanted in f.tasks]
@@ -114,7 +114,8 @@ def _begins(name: str, split: str) -> bool:
     return name.lower().startswith(split.lower())
 
 
-def _choose(folder: AnyPath, split: str | None, splits: list[str]) -> str:
+def choose_split(folder: AnyPath, split: str | None, splits: list[str]) -> str:
+    """Which of a folder's `splits` is meant; ValueError if that is not clear."""
     if split is None and len(splits) == 1:
         return splits[0]
     if not split and NO_SPLIT in splits:
@@ -130,7 +131,8 @@ def _choose(folder: AnyPath, split: str | None, splits: list[str]) -> str:
     return longer[0]
 
 
-def _nothing_found(folder: AnyPath, split: str | None = None) -> str:
+def nothing_found(folder: AnyPath, split: str | None = None) -> str:
+    """The message on a folder that holds no known format."""
     wanted = "\n  ".join(f"{line}  ({f.title})" for f in FORMATS for line in f.layout)
     wanted = wanted.replace("<s>", split or "<split>")
     return f"{folder}: no data set of a known format; looked in it for\n  {wanted}"

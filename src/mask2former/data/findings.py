@@ -1,0 +1,91 @@
+"""What the doctor reports, and the parts of a data set that it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from mask2former.archive import AnyPath
+from mask2former.data.coco_json import Problem
+from mask2former.structures import Category
+
+# An error: it cannot be read, or it falsifies what is measured. A warning: it can be trained on,
+# though not as was meant. A note: good to know.
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing wrong with one record."""
+
+    kind: str  # two to five words; findings are counted by it
+    severity: Severity
+    file: str
+    record: str  # as in "annotation 12"; empty if it is the file's own
+    message: str  # cause and cure
+
+    def __str__(self) -> str:
+        record = f"{self.record}: " if self.record else ""
+        return f"{self.file}: {record}{self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRef:
+    """An image as a record names it."""
+
+    path: AnyPath
+    size: tuple[int, int]  # (H, W) that the record says
+    file: str
+    record: str
+    split: str
+
+
+@dataclass(kw_only=True)
+class Part:
+    """One split in one format: what is already found, and what is left to look at."""
+
+    file: str
+    format: str
+    split: str
+    categories: tuple[Category, ...] = ()
+    images: list[ImageRef] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    jobs: list[Callable[[], list[Finding]]] = field(default_factory=list)  # each opens some files
+    overlaps: list[tuple[int, int]] = field(default_factory=list)  # pixels in two masks, in any
+
+    def add(self, kind: str, severity: Severity, record: str, message: str) -> None:
+        self.findings.append(
+            Finding(kind=kind, severity=severity, file=self.file, record=record, message=message)
+        )
+
+    def add_failure(self, error: Exception) -> None:
+        """What a reader said on opening a split, a problem a line, mostly with the file first."""
+        for line in str(error).splitlines():
+            head, colon, rest = line.partition(": ")
+            named = bool(colon) and head.startswith(self.file)
+            file, message = (head, rest) if named else (self.file, line)
+            kind = "cannot be opened"
+            self.findings.append(
+                Finding(kind=kind, severity="error", file=file, record="", message=message)
+            )
+
+    def add_problems(self, problems: Iterable[Problem]) -> None:
+        """What stops a reader is an error."""
+        for problem in problems:
+            self.add(problem.kind, "error", problem.record, problem.message)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """The gravest first, each once: an image may be named by two files, and is still one."""
+    kept: dict[tuple[str, str, str], Finding] = {}
+    for finding in findings:
+        where = finding.file if finding.kind not in SHARED_KINDS else ""
+        kept.setdefault((finding.kind, where + "\n" + finding.record, finding.message), finding)
+    return sorted(kept.values(), key=lambda f: (SEVERITIES.index(f.severity), f.kind, f.file))
+
+
+MISSING, UNREADABLE = "missing file", "unreadable image"
+IMAGE_SIZE = "image of another size"
+SHARED_KINDS = (MISSING, UNREADABLE, IMAGE_SIZE)
