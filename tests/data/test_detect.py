@@ -93,7 +93,9 @@ def test_nuclei(tmp_path: Path) -> None:
 
 
 def test_nothing_fits(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"looked in it for\n  annotations/panoptic_val\.json"):
+    with pytest.raises(
+        ValueError, match=r"looked in it for\n  COCO panoptic: annotations/panoptic_val\.json"
+    ):
         open_dataset(tmp_path, "val")
     (tmp_path / "train" / "images").mkdir(parents=True)  # YOLO's layout
     with pytest.raises(ValueError, match="no data set of a known format"):

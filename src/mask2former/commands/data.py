@@ -128,7 +128,8 @@ def quick_check(data: FolderData, console: Console) -> None:
 
     ValueError tells the first few errors.
     """
-    splits = [data.train] if data.train == data.val else [data.train, data.val]
+    divided = data.divided
+    splits = [divided] if divided is not None else sorted({data.train, data.val})
     findings = check(data.folder, splits, task=data.task, format=data.format, deep=False)
     errors = [finding for finding in findings if finding.severity == "error"]
     more = f"`mask2former data check {data.folder}` shows all"

@@ -40,6 +40,10 @@ def run(config: TrainConfig, out: Path) -> None:
         )
     if isinstance(config.data, FolderData) and config.data.limit is None and is_first_process():
         quick_check(config.data, console)
+        if config.data.divided is not None and config.data.train != config.data.val:
+            console.print(
+                f"no split to validate on: one image in {config.data.holdout} is held out for it"
+            )
     console.print(
         f"training: {config.steps} steps of {config.batch_size} images,"
         f" {len(config.model.categories)} classes, into {out}"

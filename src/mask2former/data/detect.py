@@ -120,7 +120,9 @@ def choose_split(folder: AnyPath, split: str | None, splits: list[str]) -> str:
         return splits[0]
     if not split and NO_SPLIT in splits:
         return NO_SPLIT
-    named = ", ".join(name for name in splits if name) or "none at all"
+    if splits == [NO_SPLIT]:
+        raise ValueError(f"{folder}: is not divided into splits; leave {split!r} out")
+    named = ", ".join(name for name in splits if name)
     if split is None:
         raise ValueError(f"{folder}: has the splits {named}; name the one to open")
     if split in splits:
@@ -133,6 +135,9 @@ def choose_split(folder: AnyPath, split: str | None, splits: list[str]) -> str:
 
 def nothing_found(folder: AnyPath, split: str | None = None) -> str:
     """The message on a folder that holds no known format."""
-    wanted = "\n  ".join(f"{line}  ({f.title})" for f in FORMATS for line in f.layout)
+    layouts: dict[str, str] = {}  # the usual one of each format; docs/data.md has them all
+    for format in FORMATS:
+        layouts.setdefault(format.layout[0], format.title)
+    wanted = "\n  ".join(f"{title}: {layout}" for layout, title in layouts.items())
     wanted = wanted.replace("<s>", split or "<split>")
     return f"{folder}: no data set of a known format; looked in it for\n  {wanted}"
