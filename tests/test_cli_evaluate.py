@@ -9,6 +9,7 @@ import pytest
 
 from mask2former.cli import FAULT, main
 from mask2former.data.scenes import Scenes, ScenesConfig, write_coco_panoptic
+from mask2former.evaluation.panoptic_quality import score_panoptic_files
 from mask2former.segmenter import Augmentation
 
 
@@ -58,6 +59,17 @@ def test_files_have_the_figures_of_the_model_that_made_them(
         assert (kind in found) == (kind in kinds)
     for key, value in found.items():  # scores are written with five digits
         assert value == pytest.approx(figures[key], abs=0.2 if key.startswith("AP") else 1e-9)
+
+
+def test_panoptic_files_are_scored_as_panopticapi_scores_them(
+    answers: tuple[Path, dict[str, float]], data: Path
+) -> None:
+    out, figures = answers
+    truth = data / "annotations" / "panoptic_val.json"
+    found = score_panoptic_files(
+        truth, data / "panoptic" / "val", out / "panoptic.json", out / "panoptic"
+    )
+    assert found == pytest.approx({key: figures[key] for key in found}, abs=1e-9)
 
 
 def test_more_measures(answers: tuple[Path, dict[str, float]], data: Path, tmp_path: Path) -> None:
