@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import _status
+from benchmarks.measure import status
 from mask2former.data.class_lists import class_list
 from mask2former.inference.postprocess import segment
 from mask2former.inference.resample import Sizes
@@ -153,7 +153,7 @@ def report(options: argparse.Namespace) -> Mapping[str, object]:
         if part == "evaluators" and (count % options.every == 0 or count == 1):
             spent["forward"].append(forward())  # now and then, so that both see the same machine
             gc.collect()
-            memory[count] = _status("VmRSS")
+            memory[count] = status("VmRSS")
             print(f"{count:6} images: {memory[count] / 2**20:.0f} MB, peak {_peak():.0f} MB")
     found: dict[str, object] = {"memory": memory, "peak": _peak()}
     for clock in ("wall", "processor"):
@@ -170,7 +170,7 @@ def report(options: argparse.Namespace) -> Mapping[str, object]:
 
 
 def _peak() -> float:
-    return _status("VmHWM") / 2**20
+    return status("VmHWM") / 2**20
 
 
 def main() -> None:
