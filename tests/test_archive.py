@@ -162,3 +162,23 @@ def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(content.replace(b"0123456789", b"0123456780"))
     with pytest.raises(ValueError, match=r"set\.zip/a\.png: cannot be unpacked: Bad CRC"):
         (ZipPath(tmp_path / "set.zip") / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize("prefix", ["./", "one\\"])
+def test_names_as_other_systems_write_them(tmp_path: Path, prefix: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr(zipfile.ZipInfo(f"{prefix}b.txt"), "here")
+    folder = ZipPath(tmp_path / "a.zip") / ("one" if "one" in prefix else ".")
+    assert [path.name for path in folder.iterdir()] == ["b.txt"]
+    assert (folder / "b.txt").read_text() == "here"
+
+
+def test_a_damaged_stream_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("b.txt", "x" * 5000 + "y" * 5000)
+    content = bytearray(path.read_bytes())
+    content[36:46] = b"\xff" * 10
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.zip/b\.txt: cannot be unpacked"):
+        (ZipPath(path) / "b.txt").read_bytes()

@@ -7,6 +7,7 @@ import io
 import os
 import posixpath
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import total_ordering
 from pathlib import Path
@@ -20,17 +21,24 @@ class _Archive:
         self.path = path
         try:
             with zipfile.ZipFile(path) as file:
-                names = [info.filename for info in file.infolist()]
+                stored = [info.filename for info in file.infolist()]
         except zipfile.BadZipFile as error:
             raise ValueError(f"{path}: is no zip file ({error}); download it again") from None
-        self.files = {name for name in names if not name.endswith("/")}
+        # Some tools begin every name with "./", and some of Windows write backslashes.
+        self.files: dict[str, str] = {}  # from the plain name to the stored one
         self.children: dict[str, set[str]] = {"": set()}
-        for name in names:
-            parts = name.rstrip("/").split("/")
+        for name in stored:
+            slashed = name.replace("\\", "/")
+            plain = posixpath.normpath(slashed)
+            if plain == ".":
+                continue
+            parts = plain.split("/")
             for depth, part in enumerate(parts):
                 self.children.setdefault("/".join(parts[:depth]), set()).add(part)
-            if name.endswith("/"):
-                self.children.setdefault(name.rstrip("/"), set())
+            if slashed.endswith("/"):
+                self.children.setdefault(plain, set())
+            else:
+                self.files[plain] = name
         self._opened: tuple[int, zipfile.ZipFile] | None = None
 
     def read(self, name: str) -> bytes:
@@ -38,10 +46,10 @@ class _Archive:
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), zipfile.ZipFile(self.path))
         try:
-            return self._opened[1].read(name)
+            return self._opened[1].read(self.files[name])
         except KeyError:
             raise FileNotFoundError(f"{self.path}/{name}: there is no such file") from None
-        except (zipfile.BadZipFile, RuntimeError, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError) as error:
             raise ValueError(f"{self.path}/{name}: cannot be unpacked: {error}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:

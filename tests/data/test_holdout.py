@@ -27,6 +27,8 @@ def test_every_fifth(count: int, held: list[int]) -> None:
 def test_one_image_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="annotate more"):
         hold_out(Scenes(length=1, seed=0), 5)
+    with pytest.raises(ValueError, match="holdout is 1; hold out one image of 2 or more"):
+        hold_out(Scenes(length=5, seed=0), 1)
 
 
 def test_only_where_there_is_one_split(tmp_path: Path) -> None:

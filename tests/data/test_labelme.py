@@ -222,3 +222,21 @@ def test_labelmes_own_export_has_the_same_masks(shared: Path) -> None:
             assert best > 0.95, (mine.name, name, best)
             compared += 1
     assert compared == 12
+
+
+def test_the_splits_are_not_hidden_by_a_file_at_the_top(tmp_path: Path) -> None:
+    write(tmp_path, shape("cow", SQUARE))
+    for split in ("train", "val"):
+        write(tmp_path / split, shape("cow", SQUARE))
+        (tmp_path / split / "a-list-of-classes.json").write_text('["cow"]')
+    assert len(open_dataset(tmp_path, "train")) == 1
+    assert open_dataset(tmp_path, "val").categories[0].name == "cow"
+
+
+def test_bad_records_are_problems_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path, shape("cow", SQUARE), {"points": SQUARE}, "nothing")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"(?s)shape 1: has no 'label'.*shape 2: has no 'label'"):
+        LabelMe(tmp_path)
+    write(tmp_path, shape("cow", SQUARE), imageData="abc", imagePath="gone.png")
+    with pytest.raises(ValueError, match=r"a\.json: imageData cannot be read"):
+        LabelMe(tmp_path)[0]

@@ -114,3 +114,20 @@ def test_bad_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("train: images\n")
     with pytest.raises(ValueError, match="has no 'names'"):
         Yolo(tmp_path / "data.yaml", "train")
+
+
+def test_images_in_subfolders_and_hidden_files(tmp_path: Path) -> None:
+    write(tmp_path, "train", LINE)
+    write(tmp_path, "train/camera 1", LINE, "b")
+    (tmp_path / "images" / "train" / "._a.jpg").write_bytes(b"not an image")
+    dataset = Yolo(write_yaml(tmp_path), "train")
+    assert len(dataset) == 2
+    assert [dataset[i].labels.tolist() for i in range(2)] == [[1], [1]]
+
+
+@pytest.mark.parametrize("text", [b"names: [", b"names: [caf\xe9]\ntrain: images"])
+def test_a_broken_yaml_is_named_by_detection(tmp_path: Path, text: bytes) -> None:
+    write(tmp_path, "train", LINE)
+    (tmp_path / "data.yaml").write_bytes(text)
+    with pytest.raises(ValueError, match=r"data\.yaml: not valid YAML"):
+        open_dataset(tmp_path, "train")

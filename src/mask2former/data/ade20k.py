@@ -118,7 +118,7 @@ def _is_ade(images: AnyPath) -> bool:
     """Whether images have the names of ADE20K's, which other folders of this layout have not."""
     if not images.is_dir():
         return False
-    names = (path.name for path in images.iterdir())
+    names = (path.name for path in images.iterdir() if not path.name.startswith("."))
     return next(names, "").startswith("ADE_")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from itertools import islice
 
 import numpy as np
 from jaxtyping import Bool
@@ -50,7 +49,7 @@ class Bbbc038:
 
     def __getitem__(self, index: int) -> Sample:
         entry = self._entries[index]
-        files = [f for f in (entry / "images").iterdir() if f.suffix.lower() in SUFFIXES]
+        files = _images(entry)
         if len(files) != 1:
             raise ValueError(f"{entry / 'images'}: holds {len(files)} images; leave only one there")
         image = read_image(files[0])
@@ -84,8 +83,17 @@ def is_bbbc038(folder: AnyPath) -> bool:
     first = next(both, None)
     if first is None:
         return False
-    images = (path for path in (first / "images").iterdir() if path.suffix.lower() in SUFFIXES)
-    return len(list(islice(images, 2))) == 1  # with more it is a split of a set of label maps
+    if first.name in ("train", "val", "valid", "test"):  # splits of label maps, with one image
+        return False
+    return len(_images(first)) == 1  # with more it is a split of a set of label maps
+
+
+def _images(entry: AnyPath) -> list[AnyPath]:
+    return [
+        path
+        for path in (entry / "images").iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
 
 
 def _read_mask(path: AnyPath, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:

@@ -65,6 +65,8 @@ def open_dataset(
     Raises FileNotFoundError if the folder is missing, ValueError if nothing in it matches.
     """
     root = any_path(folder)
+    if root.is_file():
+        raise ValueError(f"{root}: is a file, not a folder or a zip file; name its folder")
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
     found = find_formats(root, format)

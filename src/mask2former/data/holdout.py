@@ -37,6 +37,8 @@ def hold_out(dataset: Dataset, every: int) -> tuple[Part, Part]:
 
     ValueError if there is but one image.
     """
+    if every < 2:
+        raise ValueError(f"data.holdout is {every}; hold out one image of 2 or more")
     count = len(dataset)
     if count < 2:
         raise ValueError(

@@ -119,7 +119,12 @@ class LabelMe:
         embedded = None if path.exists() else json.loads(record.path.read_bytes()).get("imageData")
         if not embedded:
             return read_annotated_image(path, record.size, str(record.path))
-        image = read_image(base64.b64decode(embedded), apply_orientation=False)
+        try:
+            image = read_image(base64.b64decode(embedded), apply_orientation=False)
+        except ValueError as error:
+            raise ValueError(
+                f"{record.path}: imageData cannot be read ({error}); put the image at {path}"
+            ) from None
         if image.shape[:2] != record.size:
             raise ValueError(
                 f"{record.path}: imageHeight, imageWidth are {list(record.size)}, but imageData"
@@ -137,6 +142,9 @@ class LabelMe:
         problems: list[str] = []
         objects: dict[object, tuple[str, list[Rle | Polygons]]] = {}
         for index, shape in enumerate(content["shapes"]):
+            if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+                problems.append(f"shape {index}: has no 'label'; name it, or drop it")
+                continue
             kind = shape.get("shape_type") or "polygon"
             if kind in NO_AREA:
                 self._left_out[kind] += 1
@@ -146,9 +154,8 @@ class LabelMe:
             except ValueError as error:
                 problems.append(f"shape {index} ({shape.get('label')}): {error}")
                 continue
-            group = shape.get("group_id")
-            name = str(shape.get("label"))
-            key = index if group is None else (name, group)
+            group, name = shape.get("group_id"), shape["label"]
+            key = index if group is None else (name, str(group))
             objects.setdefault(key, (name, []))[1].append(mask)
         raise_problems(path, problems)
         return _Record(
@@ -258,18 +265,18 @@ def _union(parts: Sequence[Rle | Polygons], size: tuple[int, int]) -> Rle | Poly
 
 
 def _has_labelme(folder: AnyPath) -> bool:
-    """Whether the first of its JSON files is labelme's; what is broken is told on opening."""
-    first = min((p for p in folder.glob("*.json") if p.name[0] != "."), default=None)
-    if first is None:
-        return False
-    head = first.open("rb").read(1 << 16)  # of files with embedded images the rest is long
-    return b'"shapes"' in head or b'"imageData"' in head
+    """Whether one of its JSON files is labelme's; what is broken is told on opening."""
+    heads = (
+        path.open("rb").read(1 << 16)  # of files with embedded images the rest is long
+        for path in folder.glob("*.json")
+        if path.name[0] != "." and path.is_file()
+    )
+    return any(b'"shapes"' in head or b'"imageData"' in head for head in heads)
 
 
 def _splits(folder: AnyPath) -> tuple[str, ...]:
-    if _has_labelme(folder):
-        return (NO_SPLIT,)
-    return tuple(sorted(s.name for s in folder.iterdir() if s.is_dir() and _has_labelme(s)))
+    below = sorted(s.name for s in folder.iterdir() if s.is_dir() and _has_labelme(s))
+    return (NO_SPLIT, *below) if _has_labelme(folder) else tuple(below)
 
 
 def _open(folder: AnyPath, split: str, task: Task) -> LabelMe:

@@ -114,8 +114,8 @@ def label_file(image: AnyPath) -> AnyPath:
 
 def _read_yaml(path: AnyPath) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict) or "names" not in content:
         raise ValueError(f"{path}: has no 'names'; list the classes there, by number")
@@ -125,7 +125,7 @@ def _read_yaml(path: AnyPath) -> dict[str, Any]:
 def _categories(names: object, path: AnyPath) -> tuple[Category, ...]:
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or sorted(names) != list(range(len(names))) or not names:
+    if not isinstance(names, dict) or set(names) != set(range(len(names))) or not names:
         raise ValueError(f"{path}: 'names' must list the classes 0, 1, 2, ... without a gap")
     return tuple(
         Category(id=i, name=str(names[i]), is_thing=True, color=generated_color(i))
@@ -143,7 +143,11 @@ def _images(content: dict[str, Any], split: str, path: AnyPath) -> list[AnyPath]
             lines = [line.strip() for line in place.read_text().splitlines() if line.strip()]
             found += [place.parent / line.removeprefix("./") for line in lines]
         else:
-            found += [p for p in place.iterdir() if p.suffix.lower() in SUFFIXES]
+            found += [
+                path
+                for path in place.rglob("*")
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            ]
     return sorted(found)
 
 
@@ -169,8 +173,8 @@ def _place(content: dict[str, Any], entry: str, split: str, path: AnyPath) -> An
 def _splits(folder: AnyPath) -> tuple[str, ...]:
     for name in _YAML:
         if (folder / name).is_file():
-            content = yaml.safe_load((folder / name).read_text())
-            return tuple(s for s in _SPLITS if isinstance(content, dict) and content.get(s))
+            content = _read_yaml(folder / name)
+            return tuple(split for split in _SPLITS if content.get(split))
     return ()
 
 
