@@ -91,6 +91,23 @@ def test_what_does_not_fit_is_told(
         assert message in capsys.readouterr().err
 
 
+def test_results_of_other_images_are_no_results(
+    answers: tuple[Path, dict[str, float]],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records = json.loads((answers[0] / "instances.json").read_text())
+    records[-1]["image_id"] = 999
+    (tmp_path / "other.json").write_text(json.dumps(records))
+    words = ["evaluate", "--predictions", str(tmp_path / "other.json"), "--data", str(data)]
+    for more in ([], ["--boundary"]):
+        assert main([*words, *more]) == FAULT
+        assert "image_id 999 is" in capsys.readouterr().err
+    assert main([*words, "--max-detections", "0"]) == FAULT
+    assert "must be at least 1" in capsys.readouterr().err
+
+
 def test_augmentation_changes_semantic_figures_alone(
     answers: tuple[Path, dict[str, float]],
     data: Path,

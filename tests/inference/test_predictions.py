@@ -119,6 +119,10 @@ def test_records_that_do_not_fit_are_named(folder: Path) -> None:
     for change, message in (
         ({"category_id": 91}, "result 1: category_id 91 is none of the data set's"),
         ({"score": None}, "result 1: 'score' is missing"),
+        ({"score": "high"}, "result 1: 'score' must not be 'high'"),
+        ({"segmentation": 5}, "result 1: 'segmentation' must not be 5"),
+        ({"segmentation": [[1, 2, 3]]}, "result 1: segmentation: polygon 0 holds 3 numbers"),
+        ({"segmentation": {"size": [30, 40]}}, "result 1: segmentation: a run-length encoding has"),
         ({"segmentation": {"size": [3, 4], "counts": [12]}}, r"result 1: its mask measures \[3, 4"),
         ({"segmentation": {"size": [30, 41], "counts": [5]}}, "result 1: run-length encoding"),
     ):

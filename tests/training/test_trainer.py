@@ -263,3 +263,41 @@ def test_classes_must_be_the_same() -> None:
 def test_rare_classes_are_not_repeated_where_nobody_knows_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Scenes data sets do not tell"):
         train(replace(CONFIG, repeat_threshold=0.001), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ema": 1.5}, "ema: 1.5; choose at least 0 and at most 1"),
+        ({"workers": -1}, "workers: -1"),
+        ({"loss": LossConfig(points=0)}, r"loss\.points: 0; choose at least 1"),
+        ({"optimizer": OptimizerConfig(clip_norm=0.0)}, r"optimizer\.clip_norm: 0\.0"),
+        ({"view": TrainView(scale=(2.0, 0.5))}, r"view\.scale: \(2\.0, 0\.5\)"),
+    ],
+)
+def test_values_without_meaning_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **fields)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        trainer, "terms_of", lambda losses: torch.tensor([1.0, 1, float("nan"), 1, 0])
+    )
+    with pytest.raises(ValueError, match=r"step 0: mask not finite, with the images scene"):
+        train(replace(CONFIG, steps=1, workers=0), tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_an_evaluation_measures_is_saved_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "evaluate_weights", broken)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(CONFIG, steps=4, workers=0, evaluate_every=1, checkpoint_every=100), tmp_path)
+    assert (tmp_path / "checkpoint.pth").exists()

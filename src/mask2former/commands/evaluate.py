@@ -101,6 +101,10 @@ def of_files(
     """Of the tasks that both the files and the annotation know."""
     if options.report is not None:
         raise ValueError("--report: tells of a model; leave it out, or --predictions")
+    if not path.exists():
+        raise FileNotFoundError(f"--predictions {path}: there is no such file or folder")
+    if options.max_detections is not None and options.max_detections < 1:
+        raise ValueError(f"--max-detections {options.max_detections}: must be at least 1")
     if options.tta:
         raise ValueError("--tta: files hold one answer; leave it out, or --predictions")
     dataset = open_data(options, path.suffix == ".json" and is_list(path))
@@ -135,6 +139,8 @@ def of_files(
             boundary=options.boundary,
             max_detections=limit,
         )
+    if isinstance(predictions, CocoResults):
+        predictions.check_all_asked()
     return figures, dataset, groups
 
 

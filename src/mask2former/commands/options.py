@@ -84,7 +84,7 @@ class Train:
     out: Folder
     """Folder of this training: config, log, checkpoint, and the weights in model/."""
     data: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """A data set in COCO's panoptic or instance format. The presets of scenes draw their own."""
+    """A data set, folder or zip file, in any known format. The presets of scenes draw their own."""
     preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """custom (any data set; the default), nuclei, scenes, scenes-cells (what scenes begins with),
     memorise (eight images by heart), or the paper's recipe of a model that `mask2former models`
@@ -168,7 +168,7 @@ class Evaluate:
     model: str = "scenes"
     """A name that `mask2former models` lists, or a path."""
     data: Annotated[str, arg(metavar="FOLDER")]
-    """A data set in COCO's panoptic or instance format, or "scenes" for newly drawn scenes."""
+    """A data set in any format that is known, or "scenes" for newly drawn scenes."""
     classes: Classes = None
     """What a checkpoint without class names tells apart: "coco", ... or car,person (one: bolt,)."""
     split: Annotated[str, arg(metavar="NAME")] = "val"
@@ -359,6 +359,7 @@ def command_line(name: str, options: Evaluate) -> str:
         value = getattr(options, field.name)
         if value == field.default or field.name in ("json", "report"):
             continue
+        flag = f"--{field.name.replace('_', '-')}"
         for one in value if isinstance(value, tuple) else (value,):
-            words += [f"--{field.name.replace('_', '-')}", str(one)]
+            words += [flag] if one is True else [flag, str(one)]
     return shlex.join(words)

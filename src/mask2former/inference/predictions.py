@@ -17,7 +17,14 @@ import torch
 from jaxtyping import Int
 
 from mask2former.inference.readers import Results, read_png
-from mask2former.masks import box_of_mask, decode_rle, ids_of_colors, places_of, rasterize_polygons
+from mask2former.masks import (
+    box_of_mask,
+    check_polygons,
+    decode_rle,
+    ids_of_colors,
+    places_of,
+    rasterize_polygons,
+)
 from mask2former.structures import (
     Category,
     Instances,
@@ -156,8 +163,19 @@ class CocoResults:
             _check(record, ("image_id", "category_id", "segmentation", "score"), name)
             _label(record, self.label_of, name)
             self.of_image.setdefault(record["image_id"], []).append((name, record))
+        self._asked: set[int | str] = set()
+
+    def check_all_asked(self) -> None:
+        """ValueError if a record is of an image that `result` was never asked for."""
+        for image_id in self.of_image.keys() - self._asked:
+            name, _ = self.of_image[image_id][0]
+            raise ValueError(
+                f"{name}: image_id {image_id!r} is none of the data set's; score it against the"
+                " split that it was predicted for"
+            )
 
     def result(self, image_id: int | str, name: str, size: Size) -> Segmentation:
+        self._asked.add(image_id)
         records = sorted(self.of_image.get(image_id, ()), key=lambda pair: -pair[1]["score"])
         masks = np.zeros((len(records), *size), bool)
         for place, (record_name, record) in enumerate(records):
@@ -183,10 +201,15 @@ class CocoPanopticResults:
     ) -> None:
         self.path, self.categories = path, categories
         self.label_of = {category.id: label for label, category in enumerate(categories)}
+        self.of_image: dict[int | str, dict[str, Any]] = {}
         for index, annotation in enumerate(annotations):
             name = f"{path}: annotation {index}"
             _check(annotation, ("image_id", "file_name", "segments_info"), name)
-        self.of_image = {annotation["image_id"]: annotation for annotation in annotations}
+            if annotation["image_id"] in self.of_image:
+                raise ValueError(
+                    f"{name}: image_id {annotation['image_id']!r} stands twice; drop one of them"
+                )
+            self.of_image[annotation["image_id"]] = annotation
         folders = (path.with_suffix(""), path.parent / "panoptic", path.parent)
         first = annotations[0]["file_name"] if annotations else ""
         self.folder = next((f for f in folders if (f / first).is_file()), folders[0])
@@ -224,10 +247,32 @@ def _base(name: str) -> str:
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "id": (int,),
+    "image_id": (int, str),
+    "category_id": (int,),
+    "score": (int, float),
+    "segmentation": (list, dict),
+    "segments_info": (list,),
+    "file_name": (str,),
+}
+
+
 def _check(record: Any, fields: Sequence[str], name: str) -> None:
     missing = [field for field in fields if not isinstance(record, dict) or field not in record]
     if missing:
         raise ValueError(f"{name}: '{missing[0]}' is missing; add it")
+    for field in fields:
+        if not isinstance(record[field], _KINDS[field]):
+            raise ValueError(f"{name}: '{field}' must not be {record[field]!r}; correct it")
+    segmentation = record["segmentation"] if "segmentation" in fields else []
+    try:
+        if isinstance(segmentation, list):
+            check_polygons(segmentation)
+        elif not {"size", "counts"} <= segmentation.keys():
+            raise ValueError("a run-length encoding has 'size' and 'counts'")
+    except ValueError as error:
+        raise ValueError(f"{name}: segmentation: {error}") from None
 
 
 def _label(record: Mapping[str, Any], label_of: Mapping[int, int], name: str) -> int:

@@ -65,6 +65,7 @@ FREE = (
     "devices",
     "evaluate_every",
     "loggers",
+    "metric",
     "num_nodes",
     "patience",
     "steps",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from mask2former.data.dataset import Dataset, First
@@ -43,6 +44,8 @@ class FolderData:
         return lone_split(self.folder, self.val, self.format)
 
     def _open(self, split: str) -> Dataset:
+        if not Path(self.folder).exists():
+            raise FileNotFoundError(f"{self.folder}: there is no such folder; check the path")
         divided = self.divided
         name = split if divided is None else divided
         dataset = open_dataset(self.folder, name, task=self.task, format=self.format)
@@ -123,6 +126,27 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "num_nodes", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; choose at least 1")
+        for place, value, low, high in (
+            ("workers", self.workers, 0, None),
+            ("seed", self.seed, 0, None),
+            ("evaluate_every", self.evaluate_every, 0, None),
+            ("patience", self.patience, 0, None),
+            ("repeat_threshold", self.repeat_threshold, 0, 1),
+            ("ema", self.ema, 0, 1),
+            ("loss.points", self.loss.points, 1, None),
+            ("loss.oversample", self.loss.oversample, 1, None),
+            ("loss.importance", self.loss.importance, 0, 1),
+            ("optimizer.rate", self.optimizer.rate, 0, None),
+            ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0, None),
+            ("view.size", self.view.size, 1, None),
+        ):
+            if value < low or (high is not None and value > high):
+                most = "" if high is None else f" and at most {high}"
+                raise ValueError(f"{place}: {value}; choose at least {low}{most}")
+        if self.optimizer.clip_norm <= 0:
+            raise ValueError(f"optimizer.clip_norm: {self.optimizer.clip_norm}; choose above 0")
+        if not 0 < self.view.scale[0] <= self.view.scale[1]:
+            raise ValueError(f"view.scale: {self.view.scale}; choose 0 < the first <= the second")
         if self.devices != "auto" and self.devices < 1:
             raise ValueError(f"devices: {self.devices}; choose at least 1, or auto")
         if self.strategy == "fsdp" and self.precision == "16-mixed":

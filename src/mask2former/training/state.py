@@ -77,7 +77,9 @@ class State:
             }
         # Checkpoints of version 0.1.0 have none of these.
         self.evaluated = saved.get("evaluated", self.step)
-        self.best = Best(**saved.get("best", {}))
+        best = Best(**saved.get("best", {}))
+        # Another metric's values are no measure of what comes.
+        self.best = best if self.config.metric in (None, best.metric) else Best()
         self.fabric.strategy.precision.load_state_dict(saved.get("scaler", {}))
 
     def save(self, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isfinite
 from pathlib import Path
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,8 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
                     )
                     fabric.backward(losses.total)
                 terms += terms_of(losses)
+            if not terms.isfinite().all():
+                raise ValueError(not_finite(step, terms, pieces))
             norm = fabric.clip_gradients(
                 wrapped, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
             )
@@ -176,7 +179,8 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
                 }
             )
             progress.update(bar, advance=1, note=f"loss {values[0]:.2f}")
-            if stop or state.step % config.checkpoint_every == 0 or state.step == config.steps:
+            due = evaluation_is_due(config, state)  # takes long: what is done is kept first
+            if stop or due or state.step % config.checkpoint_every == 0:
                 state.save(folder)
             if stop:
                 raise Stopped(
@@ -254,6 +258,16 @@ def terms_of(losses: Losses) -> Tensor:
     """The weighted total and the last prediction's terms, in the order of TERMS."""
     last = (losses.classification[-1], losses.mask[-1], losses.dice[-1])
     return torch.stack((losses.total, *last, losses.cells)).detach()
+
+
+def not_finite(step: int, terms: Tensor, pieces: list[Batch]) -> str:
+    """What to say of a loss that is NaN or infinite, before it reaches the weights."""
+    bad = [name for name, value in zip(TERMS, terms.tolist(), strict=True) if not isfinite(value)]
+    names = ", ".join(name for piece in pieces for name in piece.names)
+    return (
+        f"step {step}: {', '.join(bad)} not finite, with the images {names}; lower optimizer.rate,"
+        " or train with bf16-mixed or 32-true. The last checkpoint is without fault"
+    )
 
 
 def value_of(norm: Tensor | None) -> float | None:
