@@ -140,7 +140,7 @@ def _alike(one: list[tuple[SampleRef, Look]], other: list[tuple[SampleRef, Look]
     return findings
 
 
-def _stacked(looks: list[tuple[ImageRef, Look]]) -> Float32[np.ndarray, "N D"]:
+def _stacked(looks: list[tuple[SampleRef, Look]]) -> Float32[np.ndarray, "N D"]:
     return np.stack([look.small for _, look in looks if look.small is not None]).astype(np.float32)
 
 
