@@ -56,6 +56,20 @@ def test_inspect_counts_and_draws(folder: Path, capsys: pytest.CaptureFixture[st
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 1000
 
 
+def test_inspect_lists_the_classes_of_every_split(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rename(content: Content) -> None:
+        content["categories"][0]["name"] = "screw"
+
+    change(folder, "panoptic_val", rename)
+    assert main(["data", "inspect", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "4 classes" in said
+    rows = {name: next(x for x in said.splitlines() if name in x) for name in ("bolt", "screw")}
+    assert rows["bolt"].count(" - ") == rows["screw"].count(" - ") == 3
+
+
 def test_inspect_says_what_it_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "images" / "train" / "0000.png").write_bytes(b"")
     words = ["data", "inspect", str(folder), "--images", "4", "--out", "out/sheet.png"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mask2former.data.class_files import CLASS_FILES, read_classes
 from mask2former.data.map_classes import code_of
+from mask2former.data.pixel_maps import PixelMap
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -77,6 +79,35 @@ def test_void_by_its_name_and_color(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('[{"name": "void", "ignore": false}, "road"]')
     kept = read_classes(tmp_path / "classes.json")
     assert [c.name for c in kept.categories] == ["void", "road"]
+
+
+def test_a_list_to_ignore_adds_to_what_the_entries_say(tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text('{"classes": ["road", "car", "rest"], "ignore": [2, 9]}')
+    classes = read_classes(file)
+    assert [c.name for c in classes.categories] == ["road", "car"]
+    assert (classes.values, classes.ignore) == ((0, 1), {2, 9})
+    file.write_text(
+        '{"classes": ["void", "road", {"name": "rest", "ignore": true}, "car"], "ignore": 9}'
+    )
+    classes = read_classes(file)
+    assert [c.name for c in classes.categories] == ["road", "car"]
+    assert (classes.values, classes.ignore) == ((1, 3), {0, 2, 9})
+
+
+@pytest.mark.parametrize("foreground", [1, 255])
+def test_a_lone_class_is_not_taken_for_the_background(tmp_path: Path, foreground: int) -> None:
+    pixels = PixelMap(values=np.array([[0, 0, foreground]], np.uint8), is_color=False)
+    file = tmp_path / "classes.txt"
+    file.write_text("fg\n")
+    with pytest.raises(ValueError, match="name the background, too") as caught:
+        read_classes(file).labels(pixels, tmp_path / "a.png")
+    assert str(tmp_path / "a.png") in str(caught.value)
+    blank = PixelMap(values=np.zeros((1, 3), np.uint8), is_color=False)
+    assert read_classes(file).labels(blank, tmp_path / "b.png").tolist() == [[0, 0, 0]]
+    file = tmp_path / "classes.json"
+    file.write_text(f'["fg", {{"id": {foreground}, "name": "void"}}]')
+    assert read_classes(file).labels(pixels, tmp_path / "a.png").tolist() == [[0, 0, -1]]
 
 
 @pytest.mark.parametrize(

@@ -318,6 +318,69 @@ def test_other_formats_are_checked_sample_by_sample(tmp_path: Path) -> None:
     assert check(tmp_path, deep=False) == []
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_labels_in_text_are_read(tmp_path: Path, deep: bool) -> None:
+    (tmp_path / "data.yaml").write_text("names: [bolt]\ntrain: images/train\nval: images/val\n")
+    for number, split in enumerate(("train", "val")):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        for index in range(3):
+            picture = sick_data.picture(np.random.default_rng([number, index]))
+            picture.save(tmp_path / "images" / split / f"{index}.png")
+            label = tmp_path / "labels" / split / f"{index}.txt"
+            label.write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    assert check(tmp_path, deep=deep) == []
+    (tmp_path / "labels" / "train" / "0.txt").write_text("7 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "labels" / "train" / "1.txt").write_text("")
+    assert [(f.kind, f.severity) for f in check(tmp_path, deep=deep)] == [
+        ("unreadable sample", "error"),
+        ("image without objects", "warning"),
+    ]
+    for label in (tmp_path / "labels" / "train").iterdir():
+        label.write_text("")
+    kinds = Counter((f.kind, f.severity) for f in check(tmp_path, deep=deep))
+    assert kinds == {("split without objects", "error"): 1, ("image without objects", "warning"): 3}
+
+
+def test_trainval_is_no_leak_and_records_have_their_own_names(tmp_path: Path) -> None:
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    lists = {"train": "a\nb\n", "val": "c\n", "trainval": "a\nb\nc\n"}
+    for split, stems in lists.items():
+        (tmp_path / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(stems)
+    for seed, stem in enumerate("abc"):
+        sick_data.picture(np.random.default_rng(seed)).save(tmp_path / "JPEGImages" / f"{stem}.png")
+        mask = Image.new("L", (WIDTH, HEIGHT), 1)
+        mask.save(tmp_path / "SegmentationClass" / f"{stem}.png")
+    (tmp_path / "classes.txt").write_text("background\nbolt\n")
+    assert check(tmp_path) == []
+    for twin in "bc":
+        shutil.copy(tmp_path / "JPEGImages" / "a.png", tmp_path / "JPEGImages" / f"{twin}.png")
+    found = {f.kind: f for f in check(tmp_path)}
+    assert set(found) == {"picture in two splits", "picture twice in a split"}
+    assert found["picture twice in a split"].record == "b.png"
+    assert found["picture twice in a split"].message.startswith("b.png holds the same picture as a")
+    assert found["picture in two splits"].message.startswith("c.png is the same picture as a.png")
+
+
+def test_boxes_alone_cannot_train_masks(instances: Path) -> None:
+    def first(content: Content) -> None:
+        content["annotations"][0]["segmentation"] = []
+
+    def every(content: Content) -> None:
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = []
+
+    change(instances, "instances_train", first)
+    for deep in (False, True):
+        findings = check(instances, deep=deep)
+        assert [(f.kind, f.severity) for f in findings] == [("box without a mask", "warning")]
+    change(instances, "instances_train", every)
+    errors = [f for f in check(instances, ["train"], deep=False) if f.severity == "error"]
+    assert {f.kind for f in errors} == {"box without a mask"}
+    assert len(errors) == 600
+
+
 # --- real ones ------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,45 @@ def test_masks_beside_their_images(tmp_path: Path) -> None:
     ]
 
 
+def test_an_image_beside_its_mask_may_be_called_like_a_mask(tmp_path: Path) -> None:
+    for name in ("eye_L.png", "eye_L_mask.png", "eye.png", "eye_mask.png", "far_image.png"):
+        write_image(tmp_path / name, (2, 2))
+    for name in ("far_mask.png", "near_L.jpg", "near_L_mask.png"):
+        write_image(tmp_path / name, (2, 2))
+    assert holds_pairs(tmp_path, tmp_path)
+    assert [(p.image.name, p.mask.name) for p in pair_files(tmp_path, tmp_path)] == [
+        ("eye.png", "eye_mask.png"),
+        ("eye_L.png", "eye_L_mask.png"),
+        ("far_image.png", "far_mask.png"),
+        ("near_L.jpg", "near_L_mask.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "masks"),
+    [
+        ("a.jpg", ("a.png", "a_mask.png")),
+        ("a.jpg", ("a_mask.png", "a_mask.tif")),
+        ("a_img.jpg", ("a_img.png", "a_mask.png")),
+    ],
+)
+def test_no_image_has_two_masks(tmp_path: Path, image: str, masks: tuple[str, str]) -> None:
+    write_image(tmp_path / "images" / image, (2, 2))
+    for mask in masks:
+        write_map(tmp_path / "masks" / mask, np.zeros((2, 2), np.uint8))
+    with pytest.raises(ValueError, match="has two masks") as caught:
+        pair_files(tmp_path / "images", tmp_path / "masks")
+    assert all(str(tmp_path / "masks" / mask) in str(caught.value) for mask in masks)
+
+
+def test_masks_of_other_images_are_no_second_mask(tmp_path: Path) -> None:
+    for stem in ("eye", "eye_L", "eye_img"):
+        write_image(tmp_path / "images" / f"{stem}.jpg", (2, 2))
+        write_map(tmp_path / "masks" / f"{stem}.png", np.zeros((2, 2), np.uint8))
+    pairs = pair_files(tmp_path / "images", tmp_path / "masks")
+    assert [(p.id, p.mask.stem) for p in pairs] == [(s, s) for s in ("eye", "eye_L", "eye_img")]
+
+
 def test_a_list_names_the_images(tmp_path: Path) -> None:
     for stem in ("a", "b", "c"):
         write_image(tmp_path / "images" / f"{stem}.jpg", (6, 8))

@@ -23,7 +23,7 @@ from mask2former.data.findings import Finding
 from mask2former.data.inspection import Inspection, coarse_masks, inspect
 from mask2former.imaging import resize_image
 from mask2former.inference.visualize import Picture, contact_sheet, draw_panoptic
-from mask2former.structures import Panoptic, Sample, Segment, class_names
+from mask2former.structures import Panoptic, Sample, Segment
 from mask2former.training.config import FolderData
 
 ROWS_PER_KIND = 5  # findings of a kind that the table shows
@@ -216,8 +216,15 @@ def split_table(inspections: dict[str, Inspection]) -> Table:
 
 def class_table(inspections: dict[str, Inspection]) -> Table:
     """One row a class, the most frequent first; of each split its objects, images and pixels."""
-    first = next(iter(inspections.values()))
-    table = Table(title=f"{len(first.categories)} classes", title_justify="left")
+    places = {  # of every split, where its classes are
+        split: {(c.id, c.name): place for place, c in enumerate(result.categories)}
+        for split, result in inspections.items()
+    }
+    categories = {(c.id, c.name): c for result in inspections.values() for c in result.categories}
+    objects: Counter[tuple[int, str]] = Counter()
+    for split, result in inspections.items():
+        objects.update({key: int(result.class_objects[at]) for key, at in places[split].items()})
+    table = Table(title=f"{len(categories)} classes", title_justify="left")
     table.add_column("id", justify="right")
     table.add_column("class")
     table.add_column("kind")
@@ -225,20 +232,18 @@ def class_table(inspections: dict[str, Inspection]) -> Table:
         table.add_column(f"{split or 'all'}: objects", justify="right")
         table.add_column("images", justify="right")
         table.add_column("% of pixels", justify="right")
-    order = np.argsort(-first.class_objects, kind="stable")
-    names = class_names(first.categories)
-    for label in order[:SHOWN_CLASSES]:
-        category = first.categories[label]
+    order = sorted(categories, key=lambda key: (-objects[key], key[0]))
+    for key in order[:SHOWN_CLASSES]:
         cells = []
-        for result in inspections.values():
-            own = {c.id: place for place, c in enumerate(result.categories)}.get(category.id)
+        for split, result in inspections.items():
+            own = places[split].get(key)
             if own is None:
                 cells += ["-", "-", "-"]
                 continue
             cells += [str(result.class_objects[own]), str(result.class_images[own])]
             cells.append(f"{100 * result.class_shares[own]:.2f}")
-        kind = "thing" if category.is_thing else "stuff"
-        table.add_row(str(category.id), _plain(names[label]), kind, *cells)
+        kind = "thing" if categories[key].is_thing else "stuff"
+        table.add_row(str(key[0]), _plain(key[1]), kind, *cells)
     if len(order) > SHOWN_CLASSES:
         table.add_row("", f"... and {len(order) - SHOWN_CLASSES} more; --json FILE holds all")
     return table

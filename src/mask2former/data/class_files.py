@@ -61,7 +61,7 @@ def _classes(entries: list[_Entry], ignore: list[int] | None, path: AnyPath) -> 
     for place, entry in enumerate(entries):
         value = place if entry.value is None else entry.value
         is_void = entry.name.lower() in _VOID_NAMES if entry.ignore is None else entry.ignore
-        if is_void:
+        if is_void or value in (ignore or ()):
             ignored.add(value)
             if entry.color is not None:
                 ignored_colors.add(code_of(entry.color))
@@ -79,12 +79,12 @@ def _classes(entries: list[_Entry], ignore: list[int] | None, path: AnyPath) -> 
     if has_colors and len(set(colors)) < len(colors):
         twice = next(color for color in colors if colors.count(color) > 1)
         raise ValueError(f"{path}: two classes have the color {list(twice)}; change one of them")
-    if not ignored and all(entry.value is None for entry in entries):
-        ignored.add(len(entries))  # what many tools number the unlabelled, after the last class
-    if ignore is None:
+    if ignore is not None:
+        ignored |= {*ignore}
+    elif ignored or values != [0]:  # a lone class may be the foreground: then 0 is another's
+        if not ignored and all(entry.value is None for entry in entries):
+            ignored.add(len(entries))  # what many tools number the unlabelled, after the last class
         ignored |= set(IGNORED) - set(values)
-    else:
-        ignored = {*ignore}
     return MapClasses(
         source=str(path),
         categories=tuple(categories),

@@ -46,6 +46,12 @@ def labels_of(dataset: Dataset, index: int) -> set[int]:
     return dataset.labels_of(index)
 
 
+def tells_labels(dataset: Dataset) -> bool:
+    """Whether `labels_of` has an answer; a view has one if what it views has."""
+    viewed = getattr(dataset, "dataset", None)
+    return isinstance(dataset, Labelled) and (viewed is None or tells_labels(viewed))
+
+
 class First:
     """The first `count` images of a data set."""
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mask2former.archive import AnyPath, ZipPath, any_path
+from mask2former.data.dataset import Dataset, labels_of, tells_labels
 from mask2former.data.detect import choose_split, find_formats, nothing_found
 from mask2former.data.doctor_coco import FORMATS as COCO_FORMATS
 from mask2former.data.doctor_coco import coco_part
@@ -26,7 +27,7 @@ from mask2former.data.doctor_images import (
     same_pictures,
     unnamed_files,
 )
-from mask2former.data.findings import Finding, ImageRef, Part, in_order
+from mask2former.data.findings import Finding, ImageRef, Part, SampleRef, in_order
 from mask2former.data.format import Format
 from mask2former.structures import Masks, Task
 
@@ -46,8 +47,9 @@ def check(
     """Everything that is wrong with a data set, the gravest first.
 
     All splits are looked at unless some are named; `task` and `format` choose as in
-    `open_dataset`. Without `deep` no image is decoded and no mask drawn: the records are checked,
-    and whether their files exist.
+    `open_dataset`. Without `deep` no image is decoded and no mask drawn: the records of COCO's
+    formats are checked, and whether their files exist; of others every split is opened, and what
+    its text files say of each image is read, where the annotations are text.
 
     Raises FileNotFoundError if the folder is missing, ValueError if it is no data set.
     """
@@ -55,12 +57,12 @@ def check(
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
     parts: list[Part] = []
-    looks: list[tuple[ImageRef, Look]] = []
+    looks: list[tuple[SampleRef, Look]] = []
     for fmt, split in _chosen(root, splits, task, format):
         if fmt in COCO_FORMATS:
             parts.append(coco_part(fmt, root, split))
         else:
-            parts.append(_other_part(fmt, root, split, task, looks))
+            parts.append(_other_part(fmt, root, split, task, looks, deep=deep))
     findings = [*_classes_of_splits(parts)]
     refs = [ref for part in parts for ref in part.images]
     findings.extend(named_twice(refs))
@@ -74,6 +76,9 @@ def check(
     else:
         findings.extend(f for ref in refs for f in missing(ref))
     for part in parts:
+        if part.samples and len(part.bare) == part.samples:
+            message = f"none of the {part.samples} images has an object; annotate them"
+            part.add("split without objects", "error", part.split, message)
         findings.extend(part.findings)
         findings.extend(_overlaps(part))
     return in_order(findings)
@@ -87,7 +92,9 @@ def _chosen(
     if not found:
         raise ValueError(nothing_found(root))
     known = sorted({name for f in found for name in f.splits})
-    names = known if splits is None else [choose_split(root, split, known) for split in splits]
+    # PASCAL VOC's trainval is its train and val once more.
+    whole = [name for name in known if name != "trainval" or not {"train", "val"} <= {*known}]
+    names = whole if splits is None else [choose_split(root, split, known) for split in splits]
     names = sorted(dict.fromkeys(names), key=lambda name: (not name.startswith("train"), name))
     chosen: list[tuple[Format, str]] = []
     for name in names:
@@ -109,7 +116,9 @@ def _other_part(
     root: AnyPath,
     split: str,
     task: Task | None,
-    looks: list[tuple[ImageRef, Look]],
+    looks: list[tuple[SampleRef, Look]],
+    *,
+    deep: bool,
 ) -> Part:
     """A format that is known by its reader alone: each sample is read, and what it says kept."""
     place = root / split if split and (root / split).is_dir() else root
@@ -118,8 +127,14 @@ def _other_part(
     try:
         dataset = format.open(root, split, served)
         count, part.categories = len(dataset), dataset.categories
+        part.samples = count
     except (ValueError, OSError) as error:
         part.add_failure(error)
+        return part
+
+    if not deep:
+        if tells_labels(dataset):
+            _read_labels(part, dataset)
         return part
 
     def read(index: int) -> list[Finding]:
@@ -128,21 +143,36 @@ def _other_part(
             sample = dataset[index]
         except (ValueError, OSError, KeyError, IndexError) as error:
             return [_of_sample(part, "unreadable sample", record, str(error), error=True)]
-        path = root / split / sample.name  # no matter where it is: what tells samples apart
-        ref = ImageRef(
-            path=path, size=sample.masks.size, file=part.file, record=sample.name, split=split
-        )
+        ref = SampleRef(file=part.file, record=sample.name, split=split)
         looks.append((ref, look_at(sample.image)))
         if sample.image.shape[:2] != sample.masks.size:
             message = f"masks of size {sample.masks.size}, image {sample.image.shape[:2]}"
             return [_of_sample(part, "image of another size", sample.name, message, error=True)]
         if not len(sample.labels):
-            message = "has no object; leave it if there is none to see, else annotate it"
-            return [_of_sample(part, "image without objects", sample.name, message)]
+            return [_without_objects(part, sample.name)]
         return _empty_masks(part, sample.name, sample.masks)
 
     part.jobs = [partial(read, index) for index in range(count)]
     return part
+
+
+def _read_labels(part: Part, dataset: Dataset) -> None:
+    """What can be told of a reader's samples without their images."""
+    for index in range(len(dataset)):
+        try:
+            if not labels_of(dataset, index):
+                part.findings.append(_without_objects(part, f"sample {index}"))
+        except (ValueError, OSError) as error:
+            record = f"sample {index}"
+            part.findings.append(
+                _of_sample(part, "unreadable sample", record, str(error), error=True)
+            )
+
+
+def _without_objects(part: Part, record: str) -> Finding:
+    part.bare.append(record)
+    message = "has no object; leave it if there is none to see, else annotate it"
+    return _of_sample(part, "image without objects", record, message)
 
 
 def _empty_masks(part: Part, record: str, drawn: Masks) -> list[Finding]:
@@ -167,7 +197,7 @@ def _of_sample(part: Part, kind: str, record: str, message: str, *, error: bool 
 
 
 def _images(
-    refs: Sequence[ImageRef], looks: list[tuple[ImageRef, Look]], progress: bool
+    refs: Sequence[ImageRef], looks: list[tuple[SampleRef, Look]], progress: bool
 ) -> list[Finding]:
     """Every image is read once, though several records may name it."""
     findings: list[Finding] = []
@@ -180,10 +210,12 @@ def _images(
         if look is not None:
             look_of[ref.path] = look
     named = {(ref.split, ref.path): ref for ref in reversed(refs)}
-    all_looks = [(ref, look_of[ref.path]) for ref in named.values() if ref.path in look_of]
+    known: list[tuple[SampleRef, Look]] = [
+        (ref, look_of[ref.path]) for ref in named.values() if ref.path in look_of
+    ]
     all_looks = sorted(
-        [*all_looks, *looks],
-        key=lambda seen: (not seen[0].split.startswith("train"), seen[0].split, str(seen[0].path)),
+        [*known, *looks],
+        key=lambda seen: (not seen[0].split.startswith("train"), seen[0].split, seen[0].place),
     )
     return [*findings, *same_pictures(all_looks)]
 

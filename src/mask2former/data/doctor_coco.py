@@ -13,7 +13,14 @@ from scipy import ndimage
 from mask2former.archive import AnyPath
 from mask2former.data import coco, coco_panoptic
 from mask2former.data.coco import CocoObject, collect_objects
-from mask2former.data.coco_json import CocoJson, ImageRecord, Mend, Problem, collect_coco_json
+from mask2former.data.coco_json import (
+    CocoJson,
+    ImageRecord,
+    Mend,
+    Problem,
+    annotation_name,
+    collect_coco_json,
+)
 from mask2former.data.coco_panoptic import (
     PanopticRecord,
     PngModeError,
@@ -72,7 +79,18 @@ def _instances(part: Part, content: CocoJson, problems: list[Problem]) -> Counte
     objects: dict[int | str, list[tuple[dict[str, Any], CocoObject]]] = {}
     used: Counter[int] = Counter()
     crowds = 0
+    boxes = [
+        annotation_name(annotation, index)
+        for index, annotation in enumerate(content.annotations)
+        if annotation.get("segmentation") == []
+    ]
+    severity: Severity = "error" if len(boxes) == len(content.annotations) else "warning"
+    for name in boxes:
+        message = "no mask, only a box: it cannot train masks; export polygons, or draw them"
+        part.add("box without a mask", severity, name, message)
     for annotation, found in collect_objects(content, problems):
+        if annotation["segmentation"] == []:
+            continue
         image = content.images[annotation["image_id"]]
         objects.setdefault(image.id, []).append((annotation, found))
         used[found.label] += 1

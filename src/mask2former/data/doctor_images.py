@@ -18,6 +18,7 @@ from mask2former.data.findings import (
     UNREADABLE,
     Finding,
     ImageRef,
+    SampleRef,
     Severity,
 )
 from mask2former.imaging import SUFFIXES, resize_image
@@ -90,26 +91,26 @@ def named_twice(refs: Iterable[ImageRef]) -> list[Finding]:
     return findings
 
 
-def same_pictures(looks: Sequence[tuple[ImageRef, Look]]) -> list[Finding]:
+def same_pictures(looks: Sequence[tuple[SampleRef, Look]]) -> list[Finding]:
     """Different files that hold the same picture, in two splits or twice in one.
 
     Looked for by content: equal pixels, and between splits equal small versions.
     """
     findings: list[Finding] = []
-    first_of: dict[bytes, ImageRef] = {}
-    single: dict[str, list[tuple[ImageRef, Look]]] = {}
+    first_of: dict[bytes, SampleRef] = {}
+    single: dict[str, list[tuple[SampleRef, Look]]] = {}
     for ref, look in looks:
         first = first_of.setdefault(look.pixels, ref)
         if first is ref:
             single.setdefault(ref.split, []).append((ref, look))
-        elif first.path == ref.path:
+        elif isinstance(ref, ImageRef) and first.place == ref.place:
             continue  # see `named_twice`
         elif first.split != ref.split:
             findings.append(_in_two_splits(ref, first, "the same picture"))
         else:
             message = (
-                f"{ref.path} holds the same picture as {first.path} ({first.record}); drop one, as"
-                " it counts twice"
+                f"{ref.place} holds the same picture as {_called(first)}; drop one, as it counts"
+                " twice"
             )
             findings.append(_finding(ref, "picture twice in a split", message, "warning"))
     for one, other in combinations(single.values(), 2):
@@ -117,7 +118,7 @@ def same_pictures(looks: Sequence[tuple[ImageRef, Look]]) -> list[Finding]:
     return findings
 
 
-def _alike(one: list[tuple[ImageRef, Look]], other: list[tuple[ImageRef, Look]]) -> list[Finding]:
+def _alike(one: list[tuple[SampleRef, Look]], other: list[tuple[SampleRef, Look]]) -> list[Finding]:
     one = [(ref, look) for ref, look in one if look.small is not None]
     other = [(ref, look) for ref, look in other if look.small is not None]
     if not one or not other:
@@ -131,7 +132,7 @@ def _alike(one: list[tuple[ImageRef, Look]], other: list[tuple[ImageRef, Look]])
             if row[nearest] >= _ALIKE:
                 twin = one[nearest][0]
                 message = (
-                    f"{ref.path} looks like {twin.path} ({twin.record} of split {twin.split!r});"
+                    f"{ref.place} looks like {_called(twin)} of split {twin.split!r};"
                     " if they show the same, drop one, or figures will be better than they should"
                 )
                 kind = "picture like one of another split"
@@ -139,13 +140,17 @@ def _alike(one: list[tuple[ImageRef, Look]], other: list[tuple[ImageRef, Look]])
     return findings
 
 
-def _stacked(looks: list[tuple[ImageRef, Look]]) -> Float32[np.ndarray, "N D"]:
+def _stacked(looks: list[tuple[SampleRef, Look]]) -> Float32[np.ndarray, "N D"]:
     return np.stack([look.small for _, look in looks if look.small is not None]).astype(np.float32)
 
 
-def _in_two_splits(ref: ImageRef, first: ImageRef, what: str) -> Finding:
+def _called(ref: SampleRef) -> str:
+    return f"{ref.place} ({ref.record})" if isinstance(ref, ImageRef) else ref.record
+
+
+def _in_two_splits(ref: SampleRef, first: SampleRef, what: str) -> Finding:
     message = (
-        f"{ref.path} is {what} as {first.path}, {first.record} of split {first.split!r}; drop one,"
+        f"{ref.place} is {what} as {_called(first)} of split {first.split!r}; drop one,"
         " as what is trained on cannot measure"
     )
     return _finding(ref, "picture in two splits", message)
@@ -175,6 +180,6 @@ def unnamed_files(refs: Sequence[ImageRef]) -> list[Finding]:
     ]
 
 
-def _finding(ref: ImageRef, kind: str, message: str, severity: Severity = "error") -> Finding:
+def _finding(ref: SampleRef, kind: str, message: str, severity: Severity = "error") -> Finding:
     message = message.removeprefix(f"{ref.record}: ")
     return Finding(kind=kind, severity=severity, file=ref.file, record=ref.record, message=message)

@@ -32,14 +32,29 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRef:
+class SampleRef:
+    """A record of a split."""
+
+    file: str
+    record: str
+    split: str
+
+    @property
+    def place(self) -> str:
+        """Where its image is, as well as is known."""
+        return self.record
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRef(SampleRef):
     """An image as a record names it."""
 
     path: AnyPath
     size: tuple[int, int]  # (H, W) that the record says
-    file: str
-    record: str
-    split: str
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
 
 
 @dataclass(kw_only=True)
@@ -54,6 +69,8 @@ class Part:
     findings: list[Finding] = field(default_factory=list)
     jobs: list[Callable[[], list[Finding]]] = field(default_factory=list)  # each opens some files
     overlaps: list[tuple[int, int]] = field(default_factory=list)  # pixels in two masks, in any
+    samples: int = 0  # that a reader has, where nothing else is known
+    bare: list[str] = field(default_factory=list)  # those of them that have no object
 
     def add(self, kind: str, severity: Severity, record: str, message: str) -> None:
         self.findings.append(

@@ -82,6 +82,13 @@ def _relabel(
     used = used_values(values)
     for value in used:
         if value not in label_of:
+            if classes.values == (0,) and not are_colors:
+                raise ValueError(
+                    f"{path}: value {value}, but {classes.source} names one class alone,"
+                    f" {classes.categories[0].name!r}, which is where masks are 0; name the"
+                    " background, too, before it, or list all classes in a classes.json, where"
+                    f' {{"id": {value}, "name": "void", "ignore": true}} leaves it out'
+                )
             key, shown = ("color", list(color_of(value))) if are_colors else ("id", value)
             raise ValueError(
                 f"{path}: {'colour' if are_colors else 'value'} {shown} is not among the"

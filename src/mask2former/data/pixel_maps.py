@@ -109,30 +109,41 @@ def pair_files(images: AnyPath, masks: AnyPath, stems: Sequence[str] | None = No
     """Every image of a folder with the mask of the same stem, sorted by it.
 
     Endings of stems as in `MASK_ENDINGS` and `IMAGE_ENDINGS` make no difference. `stems` names the
-    images; without them every one needs a mask. Both folders may be one: then masks need an ending.
+    images; without them every one needs a mask. Both folders may be one: then masks need an ending,
+    and an image that has the rest of their stem.
 
-    Raises FileNotFoundError naming those that lack one, ValueError if a stem stands twice.
+    Raises FileNotFoundError naming those that lack one, ValueError if a stem stands twice, or an
+    image has two masks.
     """
     if stems is not None:
         return [_named_pair(images, masks, stem) for stem in stems]
-    mask_files = _files(masks, MAP_SUFFIXES, endings=images == masks)
-    exact = {path.stem: path for path in mask_files}
-    by_key = {_key(path.stem, MASK_ENDINGS): path for path in mask_files}
-    beside = set(mask_files) if images == masks else set()
+    image_files = _files(images, SUFFIXES)
+    mask_files = _files(masks, MAP_SUFFIXES)
+    if images == masks:
+        mask_files = _masks_beside(image_files, mask_files)
+        image_files = [path for path in image_files if path not in set(mask_files)]
+    named = {path.stem for path in image_files}
+    masks_of: dict[str, list[AnyPath]] = {}
+    for mask in mask_files:
+        stem = mask.stem if mask.stem in named else _key(mask.stem, MASK_ENDINGS)
+        masks_of.setdefault(stem, []).append(mask)
     pairs: dict[str, Pair] = {}
     lacking: list[str] = []
-    for image in _files(images, SUFFIXES):
-        if image in beside:
-            continue
+    for image in image_files:
         stem = image.stem
-        mask = exact.get(stem) if images != masks else None
-        mask = mask or by_key.get(stem) or by_key.get(_key(stem, IMAGE_ENDINGS))
         if stem in pairs:
             raise ValueError(f"{image}: {pairs[stem].image.name} has the same stem; rename one")
-        if mask is None:
-            lacking.append(image.name)
+        short = _key(stem, IMAGE_ENDINGS)
+        own = [*masks_of.get(stem, ()), *(masks_of.get(short, ()) if short not in named else ())]
+        if len(own) > 1:
+            raise ValueError(
+                f"{image}: has two masks, {own[0]} and {own[1]}; move away the one that is not its"
+                " own, or rename it"
+            )
+        if own:
+            pairs[stem] = Pair(id=stem, image=image, mask=own[0])
         else:
-            pairs[stem] = Pair(id=stem, image=image, mask=mask)
+            lacking.append(image.name)
     if lacking or not pairs:
         raise FileNotFoundError(
             f"{masks}: {len(lacking)} of the {len(lacking) + len(pairs)} images in {images} have no"
@@ -160,10 +171,25 @@ def _is_file(path: AnyPath, suffixes: Sequence[str]) -> bool:
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
-def _files(folder: AnyPath, suffixes: Sequence[str], *, endings: bool = False) -> list[AnyPath]:
-    """The files of a folder, sorted; only those whose stem has the ending of a mask if told so."""
-    found = [path for path in folder.iterdir() if _is_file(path, suffixes)]
-    return sorted(p for p in found if not endings or _key(p.stem, MASK_ENDINGS) != p.stem)
+def _files(folder: AnyPath, suffixes: Sequence[str]) -> list[AnyPath]:
+    return sorted(path for path in folder.iterdir() if _is_file(path, suffixes))
+
+
+def _masks_beside(images: Sequence[AnyPath], candidates: Sequence[AnyPath]) -> list[AnyPath]:
+    """Which files of one folder are masks: an image has their stem without its ending.
+
+    A file of such a stem that has a mask itself is an image: eye_L.png beside eye_L_mask.png.
+    """
+    stems = {path.stem for path in images}
+    known = stems | {_key(stem, IMAGE_ENDINGS) for stem in stems}
+    annotated = {_key(path.stem, MASK_ENDINGS) for path in candidates}
+    return [
+        path
+        for path in candidates
+        if (key := _key(path.stem, MASK_ENDINGS)) != path.stem
+        and key in known
+        and path.stem not in annotated
+    ]
 
 
 def _key(stem: str, endings: Sequence[str]) -> str:
