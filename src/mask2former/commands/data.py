@@ -14,10 +14,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mask2former.archive import any_path
 from mask2former.commands.models import WIDTH
 from mask2former.commands.options import CheckData, InspectData
-from mask2former.data.detect import find_formats, nothing_found, open_dataset
+from mask2former.data.detect import find_formats, nothing_found, open_dataset, root_of
 from mask2former.data.doctor import check
 from mask2former.data.findings import Finding
 from mask2former.data.inspection import Inspection, coarse_masks, inspect
@@ -36,9 +35,7 @@ STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 
 def inspect_data(options: InspectData) -> None:
     """Print what the folder holds, and draw samples of it."""
-    root = any_path(options.folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
+    root = root_of(options.folder)
     found = find_formats(root, options.format)
     if not found:
         raise ValueError(nothing_found(root))

@@ -6,6 +6,8 @@ that the official code prepares from them. Splits are named as the folders: trai
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Int32
 
@@ -19,8 +21,8 @@ from mask2former.data.label_maps import LabelMaps
 from mask2former.data.map_classes import named_classes
 from mask2former.data.pixel_maps import Pair, holds_pairs, pair_files, read_map
 from mask2former.data.segment_maps import SegmentMaps
-from mask2former.data.semantic_view import SemanticView
-from mask2former.structures import TASKS, Task
+from mask2former.data.task_views import open_panoptic
+from mask2former.structures import TASKS
 
 _SHORT = {"training": "train", "validation": "val"}  # as prepared files call the splits
 _PANOPTIC, _INSTANCE = "ade20k_panoptic_{}.json", "ade20k_instance_{}.json"
@@ -156,11 +158,6 @@ def _instance_splits(folder: AnyPath) -> tuple[str, ...]:
     return _splits_with(folder, _INSTANCE)
 
 
-def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
-    dataset = panoptic(folder, split, things_only=task == "instance")
-    return SemanticView(dataset) if task == "semantic" else dataset
-
-
 _ORIGINAL = "annotations_instance/<s>/*.png with annotations/<s>/*.png and images/<s>/ADE_*.jpg"
 
 FORMATS = (
@@ -170,7 +167,7 @@ FORMATS = (
         layout=("ade20k_panoptic_train.json, ade20k_panoptic_val.json", _ORIGINAL),
         tasks=TASKS,
         splits=_panoptic_splits,
-        open=_open,
+        open=partial(open_panoptic, panoptic),
     ),
     Format(
         name="ade20k-instance",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from mask2former.archive import AnyPath
 from mask2former.data.class_lists import class_list
@@ -16,8 +17,8 @@ from mask2former.data.label_maps import LabelMaps
 from mask2former.data.map_classes import named_classes
 from mask2former.data.pixel_maps import Pair
 from mask2former.data.segment_maps import SegmentMaps
-from mask2former.data.semantic_view import SemanticView
-from mask2former.structures import TASKS, Task
+from mask2former.data.task_views import open_panoptic
+from mask2former.structures import TASKS
 
 _IMAGE_END = "_leftImg8bit.png"
 _LABEL_IDS, _TRAIN_IDS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
@@ -143,11 +144,6 @@ def _panoptic_splits(folder: AnyPath) -> tuple[str, ...]:
     return tuple(sorted({*prepared, *_splits_of(folder, (_INSTANCE_IDS,))}))
 
 
-def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
-    dataset = panoptic(folder, split, things_only=task == "instance")
-    return SemanticView(dataset) if task == "semantic" else dataset
-
-
 _BESIDE = "with leftImg8bit/<s>/<city>/*_leftImg8bit.png"
 
 FORMATS = (
@@ -157,7 +153,7 @@ FORMATS = (
         layout=(f"gtFine/<s>/<city>/*{_INSTANCE_IDS} {_BESIDE}",),
         tasks=TASKS,
         splits=_panoptic_splits,
-        open=_open,
+        open=partial(open_panoptic, panoptic),
     ),
     Format(
         name="cityscapes-semantic",

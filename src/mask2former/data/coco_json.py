@@ -120,15 +120,20 @@ def raise_problems(path: AnyPath, problems: Sequence[Problem | str]) -> None:
     raise ValueError("\n".join(lines))
 
 
-def _load(path: AnyPath) -> Content:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such annotation file; check the path")
+def read_json(path: AnyPath) -> Any:
+    """What a JSON file holds. ValueError if it is none."""
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path}: is not valid JSON ({error}); restore or export it anew"
         ) from None
+
+
+def _load(path: AnyPath) -> Content:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such annotation file; check the path")
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: is no COCO file: it must be an object, not a list or a value")
     for key in ("images", "annotations", "categories"):

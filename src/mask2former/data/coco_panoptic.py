@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,10 @@ from mask2former.data.coco_json import (
     read_coco_json,
     unknown_category,
 )
-from mask2former.data.dataset import (
-    Dataset,
-    SizeMismatchError,
-    read_annotated_image,
-    require_file,
-)
+from mask2former.data.dataset import SizeMismatchError, read_annotated_image, require_file
 from mask2former.data.format import Format, first_existing, folder_of, names_matching
-from mask2former.data.semantic_view import SemanticView
+from mask2former.data.pixel_maps import used_values
+from mask2former.data.task_views import open_panoptic
 from mask2former.masks import IdMapMasks, ids_of_colors
 from mask2former.structures import TASKS, Category, Sample, Task
 
@@ -234,9 +231,7 @@ def read_png(path: AnyPath, size: tuple[int, int], record: str) -> Int32[np.ndar
 
 def painted_ids(id_map: Int32[np.ndarray, "H W"]) -> set[int]:
     """The ids that a PNG has pixels of; 0 is void, not an id."""
-    flat = id_map.ravel()
-    starts = np.concatenate([flat[:1], flat[1:][flat[1:] != flat[:-1]]])  # few, quick to sort
-    return set(np.unique(starts).tolist()) - {0}
+    return set(used_values(id_map)) - {0}
 
 
 def _check_ids(id_map: Int32[np.ndarray, "H W"], ids: Sequence[int], record: str) -> list[int]:
@@ -274,9 +269,8 @@ def files_of(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath, AnyPath]:
     )
 
 
-def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
-    dataset = CocoPanoptic(*files_of(folder, split), things_only=task == "instance")
-    return SemanticView(dataset) if task == "semantic" else dataset
+def _read(folder: AnyPath, split: str, *, things_only: bool) -> CocoPanoptic:
+    return CocoPanoptic(*files_of(folder, split), things_only=things_only)
 
 
 FORMAT = Format(
@@ -285,5 +279,5 @@ FORMAT = Format(
     layout=(_JSON,),
     tasks=TASKS,
     splits=_splits,
-    open=_open,
+    open=partial(open_panoptic, _read),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -52,12 +53,11 @@ def tells_labels(dataset: Dataset) -> bool:
     return isinstance(dataset, Labelled) and (viewed is None or tells_labels(viewed))
 
 
-class First:
-    """The first `count` images of a data set."""
+class Part:
+    """The images of a data set at some indices."""
 
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self.dataset = dataset
-        self.count = min(count, len(dataset))
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -68,15 +68,22 @@ class First:
         return self.dataset.tasks
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.indices)
 
     def labels_of(self, index: int) -> set[int]:
-        return labels_of(self.dataset, index)
+        return labels_of(self.dataset, self.indices[index])
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.count:
-            raise IndexError(f"image {index} is not among the first {self.count}")
-        return self.dataset[index]
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} is not among the {len(self)} of this part")
+        return self.dataset[self.indices[index]]
+
+
+class First(Part):
+    """The first `count` images of a data set."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        super().__init__(dataset, range(min(count, len(dataset))))
 
 
 def generated_color(index: int) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,20 +65,15 @@ def open_dataset(
 
     Raises FileNotFoundError if the folder is missing, ValueError if nothing in it matches.
     """
-    root = any_path(folder)
-    if root.is_file():
-        raise ValueError(f"{root}: is a file, not a folder or a zip file; name its folder")
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
+    root = root_of(folder)
     found = find_formats(root, format)
     if not found:
         raise ValueError(nothing_found(root, split))
     name = choose_split(root, split, sorted({name for f in found for name in f.splits}))
     fitting = [f.format for f in found if name in f.splits]
     wanted = task or fitting[0].tasks[0]
-    able = [f for f in fitting if wanted in f.tasks]
-    if able:  # an annotation made for the task goes before one that can be read as it
-        best = next((f for f in able if f.tasks[0] == wanted), able[0])
+    best = best_for(wanted, fitting)
+    if best is not None:
         return best.open(root, name, wanted)
     titles = " and ".join(candidate.title for candidate in fitting)
     served = sorted({served for candidate in fitting for served in candidate.tasks})
@@ -85,6 +81,25 @@ def open_dataset(
         f"{root}: holds {titles}, which cannot serve the task {task!r}; open it with"
         f" task={' or '.join(repr(name) for name in served)}, or add the annotation"
     )
+
+
+def root_of(folder: str | Path | ZipPath) -> AnyPath:
+    """The folder, or the top of the zip file, that a data set lies in.
+
+    Raises FileNotFoundError if there is nothing, ValueError if it is another file.
+    """
+    root = any_path(folder)
+    if root.is_file():
+        raise ValueError(f"{root}: is a file, not a folder or a zip file; name its folder")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
+    return root
+
+
+def best_for(task: Task, formats: Sequence[Format]) -> Format | None:
+    """Which of the formats to open for a task: one made for it before one that serves it, too."""
+    able = [format for format in formats if task in format.tasks]
+    return next((format for format in able if format.tasks[0] == task), able[0] if able else None)
 
 
 def find_formats(folder: AnyPath, format: str | None = None) -> list[Found]:
@@ -101,14 +116,14 @@ def find_formats(folder: AnyPath, format: str | None = None) -> list[Found]:
 
 def lone_split(folder: str | Path | ZipPath, val: str, format: str | None = None) -> str | None:
     """The name of the only split of a folder that has none called `val`; None if that is not so."""
-    splits = {name for f in find_formats(any_path(folder), format) for name in f.splits}
+    splits = {name for f in find_formats(root_of(folder), format) for name in f.splits}
     others = [name for name in splits if not name or not _begins(name, val)]
     return others[0] if len(others) == len(splits) == 1 else None
 
 
 def find_splits(folder: str | Path | ZipPath) -> tuple[str, ...]:
     """The names of the splits in a folder of any known format, sorted."""
-    return tuple(sorted({s for f in find_formats(any_path(folder)) for s in f.splits if s}))
+    return tuple(sorted({s for f in find_formats(root_of(folder)) for s in f.splits if s}))
 
 
 def _begins(name: str, split: str) -> bool:

@@ -13,9 +13,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mask2former.archive import AnyPath, ZipPath, any_path
+from mask2former.archive import AnyPath, ZipPath
 from mask2former.data.dataset import Dataset, labels_of, tells_labels
-from mask2former.data.detect import choose_split, find_formats, nothing_found
+from mask2former.data.detect import best_for, choose_split, find_formats, nothing_found, root_of
 from mask2former.data.doctor_coco import FORMATS as COCO_FORMATS
 from mask2former.data.doctor_coco import coco_part
 from mask2former.data.doctor_images import (
@@ -27,7 +27,7 @@ from mask2former.data.doctor_images import (
     same_pictures,
     unnamed_files,
 )
-from mask2former.data.findings import Finding, ImageRef, Part, SampleRef, in_order
+from mask2former.data.findings import NO_OBJECT, Finding, ImageRef, Part, SampleRef, in_order
 from mask2former.data.format import Format
 from mask2former.structures import Masks, Task
 
@@ -53,9 +53,7 @@ def check(
 
     Raises FileNotFoundError if the folder is missing, ValueError if it is no data set.
     """
-    root = any_path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
+    root = root_of(folder)
     parts: list[Part] = []
     looks: list[tuple[SampleRef, Look]] = []
     for fmt, split in _chosen(root, splits, task, format):
@@ -100,9 +98,7 @@ def _chosen(
     for name in names:
         fitting = [f.format for f in found if name in f.splits]
         if task is not None:
-            able = [f for f in fitting if task in f.tasks]
-            best = next((f for f in able if f.tasks[0] == task), able[0] if able else fitting[0])
-            fitting = [best]
+            fitting = [best_for(task, fitting) or fitting[0]]
         elif format is None:
             # Beside COCO's files a looser layout may seem to fit, too; no one means that.
             both = [f for f in fitting if f in COCO_FORMATS]
@@ -171,8 +167,7 @@ def _read_labels(part: Part, dataset: Dataset) -> None:
 
 def _without_objects(part: Part, record: str) -> Finding:
     part.bare.append(record)
-    message = "has no object; leave it if there is none to see, else annotate it"
-    return _of_sample(part, "image without objects", record, message)
+    return _of_sample(part, "image without objects", record, NO_OBJECT)
 
 
 def _empty_masks(part: Part, record: str, drawn: Masks) -> list[Finding]:

@@ -30,7 +30,7 @@ from mask2former.data.coco_panoptic import (
 )
 from mask2former.data.dataset import SizeMismatchError, require_file
 from mask2former.data.doctor_masks import box_problem, examine_masks, outside
-from mask2former.data.findings import MISSING, Finding, ImageRef, Part, Severity
+from mask2former.data.findings import MISSING, NO_OBJECT, Finding, ImageRef, Part, Severity
 from mask2former.data.format import Format
 from mask2former.structures import Category
 
@@ -100,8 +100,7 @@ def _instances(part: Part, content: CocoJson, problems: list[Problem]) -> Counte
     annotated = {annotation["image_id"] for annotation in content.annotations}
     for image in content.images.values():
         if image.id not in annotated:
-            message = "has no object; leave it if there is none to see, else annotate it"
-            part.add("image without objects", "warning", f"image {image.id}", message)
+            part.add("image without objects", "warning", f"image {image.id}", NO_OBJECT)
         elif image.id in objects:
             part.jobs.append(partial(_look_at_masks, part, image, objects[image.id]))
     _crowds(part, crowds, used.total())

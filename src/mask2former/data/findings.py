@@ -103,6 +103,7 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(kept.values(), key=lambda f: (SEVERITIES.index(f.severity), f.kind, f.file))
 
 
+NO_OBJECT = "has no object; leave it if there is none to see, else annotate it"
 MISSING, UNREADABLE = "missing file", "unreadable image"
 IMAGE_SIZE = "image of another size"
 SHARED_KINDS = (MISSING, UNREADABLE, IMAGE_SIZE)

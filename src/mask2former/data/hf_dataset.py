@@ -17,8 +17,8 @@ from jaxtyping import Int32, UInt8
 from mask2former.archive import AnyPath
 from mask2former.data.dataset import Dataset, generated_color
 from mask2former.data.format import NO_SPLIT, Format
-from mask2former.data.semantic_view import SemanticView
-from mask2former.data.thing_view import ThingView
+from mask2former.data.pixel_maps import used_values
+from mask2former.data.task_views import viewed
 from mask2former.imaging import as_rgb
 from mask2former.masks import EncodedMasks, IdMapMasks, ids_of_colors
 from mask2former.structures import TASKS, Category, Sample, Task
@@ -124,7 +124,7 @@ class HfPanoptic(_Rows):
         colors = np.asarray(row["panoptic"].convert("RGB"))
         _same_size(colors.shape[:2], image.shape[:2], f"{name}, 'panoptic'")
         id_map = ids_of_colors(colors)
-        unexplained = set(np.unique(id_map).tolist()) - {0} - {s["id"] for s in segments}
+        unexplained = set(used_values(id_map)) - {0} - {s["id"] for s in segments}
         if unexplained:
             raise ValueError(
                 f"{name}: 'panoptic' has pixels of id {min(unexplained)}, which none of 'segments'"
@@ -285,10 +285,7 @@ def _open(
             'datasets is not installed: pip install "mask2former[exchange]"'
         ) from error
     place = folder / split if split else folder
-    dataset = kind(datasets.load_from_disk(place), place)
-    if task in dataset.tasks[:1]:
-        return dataset
-    return SemanticView(dataset) if task == "semantic" else ThingView(dataset)
+    return viewed(kind(datasets.load_from_disk(place), place), task)
 
 
 def _format(

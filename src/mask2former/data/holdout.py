@@ -2,34 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from mask2former.data.dataset import Dataset, labels_of
-from mask2former.structures import Category, Sample, Task
-
-
-class Part:
-    """The images of a data set at some indices."""
-
-    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        return self.dataset.categories
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return self.dataset.tasks
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def labels_of(self, index: int) -> set[int]:
-        return labels_of(self.dataset, self.indices[index])
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
+from mask2former.data.dataset import Dataset, Part
 
 
 def hold_out(dataset: Dataset, every: int) -> tuple[Part, Part]:

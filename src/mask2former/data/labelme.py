@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import logging
 import math
 import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from jaxtyping import Bool
 from PIL import Image, UnidentifiedImageError
 
 from mask2former.archive import AnyPath, any_path
-from mask2former.data.coco_json import raise_problems
+from mask2former.data.coco_json import raise_problems, read_json
 from mask2former.data.dataset import generated_color, read_annotated_image
 from mask2former.data.format import NO_SPLIT, Format
 from mask2former.imaging import read_image
@@ -69,9 +68,8 @@ class LabelMe:
         Raises ValueError or FileNotFoundError naming file, shape and cure.
         """
         self.folder = any_path(folder)
-        paths = sorted(path for path in self.folder.glob("*.json") if path.name[0] != ".")
         self._left_out: Counter[str] = Counter()
-        self._records = tuple(self._read(path) for path in paths if _is_labelme(path))
+        self._records = tuple(self._read(path, content) for path, content in _files(self.folder))
         if not self._records:
             raise ValueError(f"{self.folder}: no JSON file of labelme here; name its folder")
         found = {name for record in self._records for name in record.names} - {IGNORE, BACKGROUND}
@@ -116,7 +114,7 @@ class LabelMe:
 
     def _image(self, record: _Record) -> np.ndarray:
         path = record.path.parent / posixpath.normpath(record.image.replace("\\", "/"))
-        embedded = None if path.exists() else json.loads(record.path.read_bytes()).get("imageData")
+        embedded = None if path.exists() else read_json(record.path).get("imageData")
         if not embedded:
             return read_annotated_image(path, record.size, str(record.path))
         try:
@@ -132,9 +130,8 @@ class LabelMe:
             )
         return image
 
-    def _read(self, path: AnyPath) -> _Record:
-        content = json.loads(path.read_bytes())
-        size = content.get("imageHeight"), content.get("imageWidth")
+    def _read(self, path: AnyPath, content: dict[str, Any]) -> _Record:
+        size: tuple[Any, Any] = content.get("imageHeight"), content.get("imageWidth")
         if not all(isinstance(side, int) and side > 0 for side in size):
             raise ValueError(f"{path}: imageHeight and imageWidth must be whole numbers of pixels")
         if not isinstance(content.get("imagePath"), str):
@@ -167,24 +164,20 @@ class LabelMe:
         )
 
 
-def _is_labelme(path: AnyPath) -> bool:
-    """ValueError if it is no JSON at all."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: is not valid JSON ({error}); restore or export it anew"
-        ) from None
-    return isinstance(content, dict) and isinstance(content.get("shapes"), list)
+def _files(folder: AnyPath) -> Iterator[tuple[AnyPath, dict[str, Any]]]:
+    """Each of labelme's files in a folder and its content. ValueError if one is no JSON at all."""
+    for path in sorted(path for path in folder.glob("*.json") if path.name[0] != "."):
+        content = read_json(path)
+        if isinstance(content, dict) and isinstance(content.get("shapes"), list):
+            yield path, content
 
 
 def _labels_in(folder: AnyPath) -> set[str]:
     """The labels of all shapes that have an area, without a check of anything else."""
     found: set[str] = set()
-    for path in folder.glob("*.json"):
-        if path.name[0] != "." and _is_labelme(path):
-            shapes = json.loads(path.read_bytes())["shapes"]
-            found |= {str(s.get("label")) for s in shapes if s.get("shape_type") not in NO_AREA}
+    for _, content in _files(folder):
+        shapes = content["shapes"]
+        found |= {str(s.get("label")) for s in shapes if s.get("shape_type") not in NO_AREA}
     return found - {IGNORE, BACKGROUND}
 
 

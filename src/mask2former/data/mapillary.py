@@ -6,6 +6,8 @@ as the folders: training, validation.
 
 from __future__ import annotations
 
+from functools import partial
+
 from mask2former.archive import AnyPath
 from mask2former.data.class_lists import class_list
 from mask2former.data.coco_panoptic import CocoPanoptic
@@ -15,8 +17,8 @@ from mask2former.data.label_maps import LabelMaps
 from mask2former.data.map_classes import named_classes
 from mask2former.data.pixel_maps import holds_pairs, pair_files
 from mask2former.data.segment_maps import SegmentMaps
-from mask2former.data.semantic_view import SemanticView
-from mask2former.structures import TASKS, Task
+from mask2former.data.task_views import open_panoptic
+from mask2former.structures import TASKS
 
 _SPLITS = ("training", "validation", "testing")
 _JSON = "panoptic/panoptic_2018.json"
@@ -95,11 +97,6 @@ def _semantic_splits(folder: AnyPath) -> tuple[str, ...]:
     return _splits_with(folder, ("labels",))
 
 
-def _open(folder: AnyPath, split: str, task: Task) -> Dataset:
-    dataset = panoptic(folder, split, things_only=task == "instance")
-    return SemanticView(dataset) if task == "semantic" else dataset
-
-
 FORMATS = (
     Format(
         name="mapillary",
@@ -107,7 +104,7 @@ FORMATS = (
         layout=(f"<s>/[v1.2/]{_JSON} or <s>/[v1.2/]instances/*.png with <s>/images/*.jpg",),
         tasks=TASKS,
         splits=_panoptic_splits,
-        open=_open,
+        open=partial(open_panoptic, panoptic),
     ),
     Format(
         name="mapillary-semantic",

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mask2former.data.dataset import Dataset
+from mask2former.data.inspection import coarse_masks
 from mask2former.structures import Sample
 
 LOOKED_AT = 100  # images at most
@@ -60,10 +61,7 @@ def survey(dataset: Dataset, most: int = LOOKED_AT) -> Survey:
 
 def sizes_of(sample: Sample) -> Float[np.ndarray, "N"]:
     """The root of every object's area in pixels; at least a cell of the map it is measured on."""
-    height, width = sample.image.shape[:2]
-    ratio = min(1.0, RENDERED / max(height, width))
-    size = max(round(height * ratio), 1), max(round(width * ratio), 1)
-    masks = sample.masks.render((0.0, 0.0, float(width), float(height)), size)
-    cell = height * width / math.prod(size)
+    masks = coarse_masks(sample, RENDERED)
+    cell = math.prod(sample.masks.size) / math.prod(masks.shape[1:])
     sizes: np.ndarray = np.sqrt(np.maximum(masks.sum((1, 2)), 1) * cell)
     return sizes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from mask2former.data.dataset import Dataset, First
@@ -11,8 +10,7 @@ from mask2former.data.detect import lone_split, open_dataset
 from mask2former.data.holdout import hold_out
 from mask2former.data.scenes import Scenes
 from mask2former.data.scenes_layout import ScenesConfig
-from mask2former.data.semantic_view import SemanticView
-from mask2former.data.thing_view import ThingView
+from mask2former.data.task_views import viewed
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
@@ -44,8 +42,6 @@ class FolderData:
         return lone_split(self.folder, self.val, self.format)
 
     def _open(self, split: str) -> Dataset:
-        if not Path(self.folder).exists():
-            raise FileNotFoundError(f"{self.folder}: there is no such folder; check the path")
         divided = self.divided
         name = split if divided is None else divided
         dataset = open_dataset(self.folder, name, task=self.task, format=self.format)
@@ -72,9 +68,7 @@ class ScenesData:
 
     def _open(self, length: int, seed: int) -> Dataset:
         scenes = Scenes(length=length, seed=seed, config=self.drawing)
-        if self.task == "panoptic":
-            return scenes
-        return ThingView(scenes) if self.task == "instance" else SemanticView(scenes)
+        return viewed(scenes, self.task)
 
 
 @dataclass(frozen=True, kw_only=True)
