@@ -30,10 +30,9 @@ from mask2former.modeling.decoder import DecoderConfig
 from mask2former.modeling.fpn import FPNConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
-from mask2former.presets.compact import compact_model
+from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
 from mask2former.structures import Task, View
 from mask2former.training.config import ScenesData, TrainConfig
-from mask2former.training.optimizer import OptimizerConfig
 from mask2former.training.trainer import train
 
 FIGURES = ("PQ", "AP", "mIoU")
@@ -80,9 +79,7 @@ def paper_model() -> TrainConfig:
         ),
         view=TrainView(size=128, scale=(1.0, 1.0), fit="shortest_side", crop=(128, 128)),
         loss=LossConfig(points=1024),
-        optimizer=OptimizerConfig(
-            rate=1e-3, backbone_multiplier=1.0, clip_norm=0.1, schedule="cosine", warmup_steps=50
-        ),
+        optimizer=replace(COMPACT_OPTIMIZER, rate=1e-3, warmup_steps=50),
         batch_size=8,
         backbone_weights="scenes",
         workers=1,

@@ -16,9 +16,8 @@ from mask2former.evaluation.confusion import (
     f1,
     object_confusion,
     pair_objects,
-    pixel_confusion,
 )
-from mask2former.evaluation.mean_iou import semantic_truth
+from mask2former.evaluation.mean_iou import pixel_confusion, semantic_truth
 from mask2former.evaluation.truth import truth_of
 from mask2former.masks import box_of_mask, encode_rle
 from mask2former.structures import Category, Instances, Sample, Segmentation, Semantic

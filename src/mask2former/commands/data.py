@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mask2former.commands.models import WIDTH
+from mask2former.commands.loading import require_positive
 from mask2former.commands.options import CheckData, InspectData
+from mask2former.commands.output import wide_console, write_json
 from mask2former.data.detect import find_formats, nothing_found, open_dataset, root_of
 from mask2former.data.doctor import check
 from mask2former.data.findings import Finding
@@ -39,8 +39,7 @@ def inspect_data(options: InspectData) -> None:
     found = find_formats(root, options.format)
     if not found:
         raise ValueError(nothing_found(root))
-    if options.images < 1:
-        raise ValueError(f"--images {options.images}: must be at least 1")
+    require_positive("--images", options.images)
     console = wide_console()
     for entry in found:
         splits = ", ".join(name for name in entry.splits if name)
@@ -139,12 +138,6 @@ def quick_check(data: FolderData, console: Console) -> None:
     if warnings:
         told = ", ".join(f"{kind} ({count})" for kind, count in warnings.items())
         console.print(f"warning: {data.folder}: {told}; {more}")
-
-
-def wide_console() -> Console:
-    """Where nothing says how wide the output is, tables get room."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -272,11 +265,6 @@ def as_json(result: Inspection) -> dict[str, object]:
             for label, category in enumerate(result.categories)
         ],
     }
-
-
-def write_json(path: Path, document: Mapping[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mask2former.commands.loading import load_segmenter
+from mask2former.commands.loading import load_segmenter, require_positive
 from mask2former.commands.options import Evaluate, command_line
+from mask2former.commands.output import write_json
 from mask2former.data.coco import CocoInstances
 from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.dataset import Dataset
@@ -53,8 +54,7 @@ def measure(options: Evaluate) -> dict[str, float]:
             "images": len(dataset),
             "figures": figures,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(options.json, document)
         console.print(f"all figures: {options.json}", markup=False, soft_wrap=True)
     if options.out is not None:
         console.print(f"results: {options.out}", markup=False, soft_wrap=True)
@@ -103,8 +103,7 @@ def of_files(
         raise ValueError("--report: tells of a model; leave it out, or --predictions")
     if not path.exists():
         raise FileNotFoundError(f"--predictions {path}: there is no such file or folder")
-    if options.max_detections is not None and options.max_detections < 1:
-        raise ValueError(f"--max-detections {options.max_detections}: must be at least 1")
+    require_positive("--max-detections", options.max_detections)
     if options.tta:
         raise ValueError("--tta: files hold one answer; leave it out, or --predictions")
     dataset = open_data(options, path.suffix == ".json" and is_list(path))

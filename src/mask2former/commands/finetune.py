@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mask2former.commands.models import WIDTH
 from mask2former.commands.options import Finetune
+from mask2former.commands.output import wide_console
 from mask2former.commands.train import assignments, changed, read_config, run, set_value
 from mask2former.presets.finetune import Choice, Wishes, plan
 from mask2former.serialization import from_dict, to_dict
@@ -63,9 +64,8 @@ def check_same(tree: dict[str, Any], options: Finetune) -> None:
 def show(choices: tuple[Choice, ...]) -> None:
     table = Table("setting", "chosen", "for")
     for choice in choices:
-        table.add_row(choice.what, choice.value, choice.reason)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=WIDTH)
+        cells = (choice.what, choice.value, choice.reason)
+        table.add_row(*(Text(cell) for cell in cells))  # never taken for markup
+    console = wide_console()
     console.print(table)
     console.print("to change it: --size, --batch-size, --steps, --rate, --set KEY=VALUE")

@@ -21,8 +21,7 @@ def load_segmenter(
 ) -> Segmenter:
     """ValueError names the option that is at fault."""
     for option, value in (("--max-detections", max_detections), ("--batch-size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{option} {value}: must be at least 1")
+        require_positive(option, value)
     segmenter = Segmenter.from_pretrained(
         model,
         classes=class_names(classes),
@@ -35,6 +34,12 @@ def load_segmenter(
         view = replace(config.view, max_detections=max_detections)
         segmenter.model.config = replace(config, view=view)
     return segmenter
+
+
+def require_positive(option: str, value: int | None) -> None:
+    """ValueError if an option that was given is below 1."""
+    if value is not None and value < 1:
+        raise ValueError(f"{option} {value}: must be at least 1")
 
 
 def class_names(text: str | None) -> str | tuple[str, ...] | None:

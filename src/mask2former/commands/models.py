@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from mask2former.commands.options import Models
+from mask2former.commands.output import wide_console
 from mask2former.weights import EMBEDDED, embedded_models, native
 from mask2former.weights.released import LICENCE, released_models
-
-WIDTH = 160  # of the table where nothing says how wide the output is
 
 
 def list_models(options: Models) -> None:
@@ -38,10 +36,7 @@ def list_models(options: Models) -> None:
             )
     if not table.row_count:
         raise ValueError(f"--only {options.only}: no model's name holds this text")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
-    console.print(table)
+    wide_console().print(table)
 
 
 def megabytes(size: float) -> str:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool
 
-from mask2former.evaluation.evaluator import ImageId, check_sample, missing_task, remember
+from mask2former.evaluation.evaluator import InstanceEvaluator
 from mask2former.evaluation.matching import Matches, Overlap, figures_of, match_image
 from mask2former.evaluation.overlap import mask_api, mask_iou
 from mask2former.evaluation.truth import truth_of
 from mask2former.masks import box_of_mask, encode_region
-from mask2former.structures import Category, Instances, Sample, Segmentation, class_names
+from mask2former.structures import Category, Instances, Sample, class_names
 
-Kept = TypeVar("Kept")
 Record = dict[str, Any]  # an annotation or a detection in COCO's format
 
 
-class AveragePrecision:
+class AveragePrecision(InstanceEvaluator[Matches]):
     """AP of the `instances` part of results, over the classes that are things; in percent.
 
     "AP" is the mean over the classes of the truth of "AP/<class>", which averages over the IoU
@@ -37,20 +36,11 @@ class AveragePrecision:
 
     def __init__(self, categories: Sequence[Category], *, max_detections: int = 100) -> None:
         mask_api()  # an ImportError is due now, not after the first image
-        self.categories = tuple(categories)
+        super().__init__(categories)
         self.max_detections = max_detections
-        self.images: set[ImageId] = set()
-        self.matches: dict[ImageId, Matches] = {}
 
-    def update(self, result: Segmentation, sample: Sample) -> None:
-        instances = result.instances
-        if instances is None:
-            raise missing_task(sample, "instances")
-        size = tuple(instances.masks.shape[1:])
-        check_sample(size, sample, len(instances.categories), self.categories)
-        matches = self.match(self.truth(sample), self.detections(instances), sample)
-        remember(self.images, [sample.image_id])
-        self.matches[sample.image_id] = matches
+    def matched(self, instances: Instances, sample: Sample) -> Matches:
+        return self.match(self.truth(sample), self.detections(instances), sample)
 
     def match(self, truth: list[Record], detections: list[Record], sample: Sample) -> Matches:
         return match_image(
@@ -86,15 +76,11 @@ class AveragePrecision:
             "area": int(np.count_nonzero(part)),
         }
 
-    def merge(self, other: Self) -> None:
-        remember(self.images, other.images)
-        self.matches.update(other.matches)
-
     def fresh(self) -> Self:
         return type(self)(self.categories, max_detections=self.max_detections)
 
     def compute(self) -> dict[str, float]:
-        return figures_of(in_order(self.matches), self.things(), self.prefix)
+        return figures_of(self.in_order(), self.things(), self.prefix)
 
     def things(self) -> dict[int, str]:
         """From label to name."""
@@ -104,9 +90,3 @@ class AveragePrecision:
     @property
     def _is_thing(self) -> Bool[np.ndarray, "K"]:
         return np.array([category.is_thing for category in self.categories], bool)
-
-
-def in_order(of_image: Mapping[ImageId, Kept]) -> list[Kept]:
-    """What is kept of each image, in a fixed order: equal scores rank alike on any machine."""
-    order = sorted(of_image, key=lambda image_id: (isinstance(image_id, str), image_id))
-    return [of_image[image_id] for image_id in order]

@@ -8,18 +8,16 @@ neither way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt16
 
-from mask2former.evaluation.average_precision import in_order
-from mask2former.evaluation.evaluator import ImageId, check_sample, missing_task, remember
+from mask2former.evaluation.evaluator import InstanceEvaluator
 from mask2former.evaluation.truth import NOBODY, truth_of
 from mask2former.masks import box_of_mask
-from mask2former.structures import Category, Instances, Sample, Segmentation, class_names
+from mask2former.structures import Instances, Sample, class_names
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # of IoU, as there
 LEAST_AREA = 100  # pixels of a true object
@@ -37,37 +35,18 @@ class ImageMatches:
     objects: Int32[np.ndarray, "K"]  # true ones that were to be found
 
 
-class CityscapesAP:
+class CityscapesAP(InstanceEvaluator[ImageMatches]):
     """ "cityscapes_AP" and "cityscapes_AP50" of the `instances` part of results, in percent.
 
     Means over the classes of the truth of "cityscapes_AP/<class>". Crowds are the data set's
     groups. True masks do not overlap; where they do, the one that lies on top has the pixel.
     """
 
-    def __init__(self, categories: Sequence[Category]) -> None:
-        self.categories = tuple(categories)
-        self.images: set[ImageId] = set()
-        self.matches: dict[ImageId, ImageMatches] = {}
-
-    def update(self, result: Segmentation, sample: Sample) -> None:
-        instances = result.instances
-        if instances is None:
-            raise missing_task(sample, "instances")
-        size = tuple(instances.masks.shape[1:])
-        check_sample(size, sample, len(instances.categories), self.categories)
-        matches = self._match(instances, sample)
-        remember(self.images, [sample.image_id])
-        self.matches[sample.image_id] = matches
-
-    def merge(self, other: Self) -> None:
-        remember(self.images, other.images)
-        self.matches.update(other.matches)
-
     def fresh(self) -> Self:
         return type(self)(self.categories)
 
     def compute(self) -> dict[str, float]:
-        images = in_order(self.matches)
+        images = self.in_order()
         if not images:
             return {}
         labels = np.concatenate([m.labels for m in images])
@@ -100,7 +79,7 @@ class CityscapesAP:
             figures[f"cityscapes_AP/{name}"] = 100 * float(values.mean())
         return figures
 
-    def _match(self, instances: Instances, sample: Sample) -> ImageMatches:
+    def matched(self, instances: Instances, sample: Sample) -> ImageMatches:
         truth, count = truth_of(sample), len(sample.labels)
         is_thing = np.array([category.is_thing for category in self.categories], bool)
         owners = truth.owners + 1  # 0 is no object

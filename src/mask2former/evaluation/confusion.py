@@ -1,4 +1,7 @@
-"""What was taken for what in one image: pixels, or objects with those missed and invented."""
+"""What was taken for what in one image: objects, with those missed and invented.
+
+Of pixels see `mean_iou.pixel_confusion`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mask2former.evaluation.mean_iou import IGNORE, semantic_truth
 from mask2former.evaluation.truth import truth_of
 from mask2former.masks import box_of_mask
 from mask2former.structures import Sample, Segmentation
@@ -16,18 +18,6 @@ LEAST_SCORE = 0.5  # an instance below it is not counted among those that were f
 
 Mask = Bool[np.ndarray, "H W"]
 Pair = tuple[int | None, int | None]  # indices of a true and of a found object
-
-
-def pixel_confusion(
-    result: Segmentation, sample: Sample, num_classes: int
-) -> Int64[np.ndarray, "K K"]:
-    """How many pixels of a class (row) were given which class (column), void and crowds aside."""
-    assert result.semantic is not None
-    true = semantic_truth(sample)
-    scored = true != IGNORE
-    predicted = result.semantic.labels.cpu().numpy()[scored]
-    pairs = np.bincount(true[scored] * num_classes + predicted, minlength=num_classes**2)
-    return pairs.reshape(num_classes, num_classes)
 
 
 def object_confusion(

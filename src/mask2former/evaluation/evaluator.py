@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch.distributed
 
-from mask2former.structures import Category, Sample, Segmentation
+from mask2former.structures import Category, Instances, Sample, Segmentation
 
 ImageId = int | str
 
@@ -43,6 +44,7 @@ class Mergeable(Protocol):
 
 
 AnyMergeable = TypeVar("AnyMergeable", bound=Mergeable)
+Kept = TypeVar("Kept")
 
 
 class Grouped:
@@ -125,6 +127,41 @@ def remember(images: set[ImageId], new: Iterable[ImageId]) -> None:
                 " evaluate with a sampler that neither repeats nor pads"
             )
         images.add(image_id)
+
+
+class InstanceEvaluator(ABC, Generic[Kept]):
+    """What evaluators of the `instances` part share: of each image they keep what `matched` made.
+
+    With `fresh` and `compute` beside it a class of this kind is an `Evaluator`.
+    """
+
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self.categories = tuple(categories)
+        self.images: set[ImageId] = set()
+        self.matches: dict[ImageId, Kept] = {}
+
+    @abstractmethod
+    def matched(self, instances: Instances, sample: Sample) -> Kept:
+        """What is kept of an image, whose result fits it."""
+
+    def update(self, result: Segmentation, sample: Sample) -> None:
+        instances = result.instances
+        if instances is None:
+            raise missing_task(sample, "instances")
+        size = tuple(instances.masks.shape[1:])
+        check_sample(size, sample, len(instances.categories), self.categories)
+        matches = self.matched(instances, sample)
+        remember(self.images, [sample.image_id])
+        self.matches[sample.image_id] = matches
+
+    def merge(self, other: Self) -> None:
+        remember(self.images, other.images)
+        self.matches.update(other.matches)
+
+    def in_order(self) -> list[Kept]:
+        """What is kept, in a fixed order of the images: equal scores rank alike on any machine."""
+        order = sorted(self.matches, key=lambda image_id: (isinstance(image_id, str), image_id))
+        return [self.matches[image_id] for image_id in order]
 
 
 def check_sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from mask2former.evaluation.average_precision import AveragePrecision, in_order
+from mask2former.evaluation.average_precision import AveragePrecision
 from mask2former.evaluation.evaluator import ImageId
 from mask2former.evaluation.matching import Matches, figures_of, match_image, means, precisions
 from mask2former.structures import Category, Sample
@@ -66,7 +66,7 @@ class LvisAP(AveragePrecision):
         )
 
     def compute(self) -> dict[str, float]:
-        images, things = in_order(self.matches), self.things()
+        images, things = self.in_order(), self.things()
         figures = figures_of(images, things, self.prefix)
         labels = sorted(things)
         precision = precisions(images, labels)

@@ -56,12 +56,9 @@ class MeanIoU:
                 f"{sample.name}: a predicted label is outside 0..{num_classes - 1}; every pixel"
                 " needs one of the categories"
             )
-        # One row more, in which the pixels that are not scored are counted.
-        pairs = (semantic_truth(sample) + 1) * num_classes
-        pairs += predicted
-        counts = np.bincount(pairs.ravel(), minlength=(num_classes + 1) * num_classes)
+        confusion = pixel_confusion(result, sample, num_classes)
         remember(self.images, [sample.image_id])
-        self.confusion += counts.reshape(num_classes + 1, num_classes)[1:]
+        self.confusion += confusion
 
     def merge(self, other: Self) -> None:
         remember(self.images, other.images)
@@ -102,6 +99,18 @@ class MeanIoU:
         if figures:
             figures["mIoU_categories"] = sum(figures.values()) / len(figures)
         return figures
+
+
+def pixel_confusion(
+    result: Segmentation, sample: Sample, num_classes: int
+) -> Int64[np.ndarray, "K K"]:
+    """How many pixels of a class (row) were given which class (column), void aside."""
+    assert result.semantic is not None
+    # One row more, in which the pixels that are not scored are counted.
+    pairs = (semantic_truth(sample) + 1) * num_classes
+    pairs += result.semantic.labels.cpu().numpy()
+    counts = np.bincount(pairs.ravel(), minlength=(num_classes + 1) * num_classes)
+    return counts.reshape(num_classes + 1, num_classes)[1:]
 
 
 def semantic_truth(sample: Sample) -> Int64[np.ndarray, "H W"]:

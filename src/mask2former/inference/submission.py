@@ -8,7 +8,7 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
-from mask2former.inference.writers import ResultWriter, encode_image
+from mask2former.inference.writers import ResultWriter, encode_image, write_whole
 from mask2former.structures import Category, Segmentation
 
 Benchmark = Literal["coco", "ade20k", "cityscapes"]
@@ -66,9 +66,7 @@ class _Files:
         """Every file is written already."""
 
     def save(self, name: str, pixels: np.ndarray) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_image(pixels, path.suffix))
+        write_whole(self.folder / name, encode_image(pixels, Path(name).suffix))
 
 
 class Ade20kSubmission(_Files):
@@ -114,6 +112,4 @@ class CityscapesSubmission(_Files):
                 file = f"{stem}_{number}.png"
                 self.save(f"instances/{file}", mask.astype(np.uint8) * 255)
                 lines.append(f"{file} {self.categories[label].id} {score:.6f}\n")
-        path = self.folder / "instances" / f"{stem}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(lines))
+        write_whole(self.folder / "instances" / f"{stem}.txt", "".join(lines).encode())

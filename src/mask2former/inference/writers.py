@@ -180,14 +180,18 @@ class ResultWriter:
         self._write(name, json.dumps(document).encode())
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            unfinished.write_bytes(data)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_whole(self.folder / name, data)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, and the folder that it lies in; it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def encode_image(image: np.ndarray, suffix: str, options: Sequence[int] = ()) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mask2former.data.dataset import Dataset
 from mask2former.modeling.decoder import DecoderConfig
 from mask2former.modeling.mask2former import Mask2FormerConfig
 from mask2former.modeling.pixel_decoder import PixelDecoderConfig
@@ -17,6 +18,16 @@ COMPACT_OPTIMIZER = OptimizerConfig(
     schedule="cosine",
     warmup_steps=100,
 )
+
+
+def has_regions_alone(dataset: Dataset) -> bool:
+    """Whether every class is one region of an image, so that learnt queries do."""
+    return dataset.tasks == ("semantic",) or not any(c.is_thing for c in dataset.categories)
+
+
+def region_queries(dataset: Dataset) -> int:
+    """How many learnt queries such a data set is given."""
+    return max(16, len(dataset.categories))
 
 
 def compact_model(

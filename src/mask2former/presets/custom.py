@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
-from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
+from mask2former.presets.compact import (
+    COMPACT_OPTIMIZER,
+    compact_model,
+    has_regions_alone,
+    region_queries,
+)
 from mask2former.structures import View
 from mask2former.training.config import FolderData, TrainConfig
 
@@ -18,8 +23,8 @@ def custom(folder: str) -> TrainConfig:
     dataset = FolderData(folder=folder).open_train()
     categories = dataset.categories
     stuff = sum(not category.is_thing for category in categories)
-    if dataset.tasks == ("semantic",) or stuff == len(categories):
-        queries, selected_share, cell_weight = max(16, len(categories)), 0.0, 0.0
+    if has_regions_alone(dataset):
+        queries, selected_share, cell_weight = region_queries(dataset), 0.0, 0.0
     else:
         queries, selected_share, cell_weight = max(8, stuff), 0.1, 4.0
     view = View(

@@ -14,6 +14,7 @@ from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
 from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
 from mask2former.modeling.resnet import ResNetConfig
+from mask2former.presets.compact import COMPACT_OPTIMIZER, has_regions_alone, region_queries
 from mask2former.structures import View
 from mask2former.training.config import FolderData, TrainConfig
 from mask2former.training.machine import Machine
@@ -92,7 +93,7 @@ def plan_of(
 ) -> Plan:
     """`name` is the source's, `validation` the number of images that evaluations take."""
     parameters = sum(parameter.numel() for parameter in source.parameters())
-    semantic = dataset.tasks == ("semantic",) or not any(c.is_thing for c in dataset.categories)
+    semantic = has_regions_alone(dataset)
     choices = [class_choice(source.config, dataset)]
 
     size, why = size_for(seen, source.config.view, machine, semantic=semantic)
@@ -226,13 +227,7 @@ def evaluations(steps: int, batch: int, validation: int) -> tuple[int, str]:
 def optimizer_for(parameters: int, steps: int) -> tuple[OptimizerConfig, str]:
     warmup = min(100, steps // 20)
     if parameters < COMPACT:
-        compact = OptimizerConfig(
-            rate=3e-4,
-            backbone_multiplier=1.0,
-            clip_norm=0.1,
-            schedule="cosine",
-            warmup_steps=warmup,
-        )
+        compact = replace(COMPACT_OPTIMIZER, rate=3e-4, warmup_steps=warmup)
         return compact, f"{parameters / 1e6:.1f}M parameters: all of it learns anew"
     large = OptimizerConfig(schedule="cosine", warmup_steps=warmup)
     return large, "the paper's, falling as a cosine: the backbone is pre-trained"
@@ -260,7 +255,7 @@ def model_for(
         decoder = replace(decoder, selected_share=0.0, anchored_masks=False)
         reason = "every class is one region: no cell is the middle of a thing"
         changes.append(Choice(what="queries from cells", value="none", reason=reason))
-        needed = max(16, len(dataset.categories))
+        needed = region_queries(dataset)
     if source.decoder.selected_share and decoder.queries < needed:
         reason = f"the model has {decoder.queries}; one for every class that is one region"
         changes.append(Choice(what="queries", value=f"{needed}", reason=reason))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.training.evaluate import ranks
+from mask2former.training.memory import peak_memory
 
 PACKAGES = ("mask2former", "torch", "numpy", "lightning-fabric", "faster-coco-eval", "triton")
 
@@ -22,8 +22,8 @@ def environment(device: torch.device) -> dict[str, str]:
         facts["threads"] = str(torch.get_num_threads())
     facts["processes"] = str(ranks())
     peak = peak_memory(device)
-    if peak is not None:
-        facts["peak memory"] = f"{peak / 2**30:.2f} GiB"
+    if peak:
+        facts["peak memory"] = f"{peak * 1e9 / 2**30:.2f} GiB"
     facts["system"] = platform.platform(terse=True)
     facts["Python"] = platform.python_version()
     for package in PACKAGES:
@@ -64,15 +64,3 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return f"CPU, {line.partition(':')[2].strip()}"
     return f"CPU, {platform.processor() or platform.machine()}"
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Most bytes so far: allocated on a GPU, else resident; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -19,10 +19,9 @@ from mask2former.evaluation.confusion import (
     LEAST_SCORE,
     f1,
     object_confusion,
-    pixel_confusion,
 )
 from mask2former.evaluation.evaluator import ImageId
-from mask2former.evaluation.mean_iou import semantic_truth
+from mask2former.evaluation.mean_iou import pixel_confusion, semantic_truth
 from mask2former.evaluation.truth import truth_of
 from mask2former.inference.visualize import draw_panoptic, draw_regions, draw_semantic, overlay
 from mask2former.masks import box_of_mask

@@ -40,7 +40,7 @@ def peak_memory(device: torch.device) -> float:
     except ImportError:  # Windows
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, KiB elsewhere
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # bytes there, KiB elsewhere
 
 
 @contextmanager
