@@ -9,7 +9,7 @@ from torch import Tensor
 import tiny
 from mask2former.loss.cells import cell_labels
 from mask2former.loss.criterion import Criterion, LossConfig
-from mask2former.loss.matcher import Coverage
+from mask2former.loss.truth import Coverage
 from mask2former.structures import Targets
 
 NO_OBJECT = 5

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tiny
-from mask2former.loss.matcher import Coverage, Matcher, Places, cross_entropy_cost, dice_cost
+from mask2former.loss.matcher import Matcher, Places, cross_entropy_cost, dice_cost
+from mask2former.loss.truth import Coverage, Truth
 from mask2former.structures import Prediction, Targets
 
 CLASSES = 5
@@ -36,11 +37,10 @@ def match(
     prediction: Prediction, targets: Targets, on: Places = "points", points: int = 256
 ) -> tuple[list[int], list[int]]:
     torch.manual_seed(0)
-    coverage = None
-    if on == "masks":
-        coverage = (Coverage.of(targets, prediction.mask_features.shape[-2:]),)
+    cells = (prediction.mask_features.shape[-2], prediction.mask_features.shape[-1])
+    truth = Truth.of(targets, points=on == "points", cells=cells if on == "masks" else None)
     matcher = Matcher(points=points, on=on)
-    (found,) = matcher(prediction, (targets,), coverage, "prediction 3 of 4", ("street.jpg",))
+    (found,) = matcher(prediction, (truth,), "prediction 3 of 4", ("street.jpg",))
     return found.queries.tolist(), found.objects.tolist()
 
 

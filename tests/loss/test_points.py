@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 import tiny
-from mask2former.loss.points import sample_maps, sample_masks, uncertain_points, uniform_points
+from mask2former.loss.points import (
+    least,
+    sample_features,
+    sample_maps,
+    scatter_points,
+    uncertain_points,
+    uniform_points,
+)
+from mask2former.loss.truth import PackedMasks
 
 
 def test_a_cell_is_read_at_its_centre() -> None:
@@ -22,13 +31,41 @@ def test_outside_is_zero() -> None:
 
 def test_masks_are_read_as_maps_of_ones_are() -> None:
     masks = tiny.discs([(10, 10, 8), (60, 30, 20), (90, 60, 30)])[:, 0]
-    own = torch.rand(3, 200, 2, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    masks[1, :, -1] = masks[1, -1] = masks[2, 0] = masks[2, :, 0] = True  # at the borders, too
+    packed = PackedMasks.of(masks)
+    own = torch.rand(3, 400, 2, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
     expected = sample_maps(masks.float().unsqueeze(1), own).squeeze(1)
-    torch.testing.assert_close(sample_masks(masks, own), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed.at(own), expected, atol=1e-5, rtol=0)
+    order = torch.tensor([2, 0, 2])
+    expected = sample_maps(masks[order].float().unsqueeze(1), own).squeeze(1)
+    torch.testing.assert_close(packed.at(own, order), expected, atol=1e-5, rtol=0)
     shared = own[:1]
     expected = sample_maps(masks.float().unsqueeze(1), shared.expand(3, -1, -1)).squeeze(1)
-    torch.testing.assert_close(sample_masks(masks, shared), expected, atol=1e-5, rtol=0)
-    assert sample_masks(masks[:0], shared).shape == (0, 200)
+    torch.testing.assert_close(packed.at(shared), expected, atol=1e-5, rtol=0)
+    assert PackedMasks.of(masks[:0]).at(shared).shape == (0, 400)
+
+
+def test_features_are_read_as_maps_are() -> None:
+    features = torch.randn(6, 2, 5, 7, generator=torch.Generator().manual_seed(0))
+    points = torch.rand(300, 2, generator=torch.Generator().manual_seed(1)) * 1.4 - 0.2
+    shared = points.expand(2, -1, -1)
+    expected = sample_maps(features.transpose(0, 1), shared).transpose(0, 1)
+    torch.testing.assert_close(sample_features(features, points), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_scattering_is_the_gradient_of_sampling() -> None:
+    maps = torch.randn(3, 5, 7, requires_grad=True)
+    points, slope = torch.rand(3, 40, 2), torch.randn(3, 40)
+    sample_maps(maps.unsqueeze(1), points).squeeze(1).backward(slope)
+    assert maps.grad is not None
+    assert torch.equal(scatter_points(slope, points, (5, 7)), maps.grad)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 50])
+def test_least_finds_the_least(count: int) -> None:
+    x = torch.rand(4, 50, generator=torch.Generator().manual_seed(0))
+    found = x.gather(1, least(x, count)).sort(1).values
+    assert torch.equal(found, x.sort(1).values[:, :count])
 
 
 def test_most_points_lie_where_a_map_is_uncertain() -> None:

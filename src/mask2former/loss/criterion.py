@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mask2former.loss.cells import cell_labels
-from mask2former.loss.matcher import (
-    FOCAL_ALPHA,
-    Coverage,
-    MaskTerm,
-    Match,
-    Matcher,
-    Places,
-)
-from mask2former.loss.points import Generators, sample_maps, sample_masks, uncertain_points
+from mask2former.loss.matcher import FOCAL_ALPHA, MaskTerm, Match, Matcher, Places
+from mask2former.loss.points import Generators, sample_maps, scatter_points, uncertain_points
+from mask2former.loss.truth import Coverage, Truth
 from mask2former.structures import Category, Output, Prediction, Targets
 
 IGNORED = -100  # a label that costs nothing
@@ -100,19 +95,20 @@ class Criterion(nn.Module):
         if seeds is not None:
             device = self.class_weights.device
             generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        coverage = None
-        if "masks" in (self.config.matching_on, self.config.loss_on) or self.config.cell_weight:
-            height, width = output.predictions[-1].mask_features.shape[-2:]
-            coverage = tuple(Coverage.of(target, (height, width)) for target in targets)
-        terms = self.terms_of_predictions(output, targets, coverage, names, counts, generators)
+        config = self.config
+        places = (config.matching_on, config.loss_on)
+        height, width = output.predictions[-1].mask_features.shape[-2:]
+        cells_size = (height, width) if "masks" in places or config.cell_weight else None
+        truths = tuple(
+            Truth.of(target, points="points" in places, cells=cells_size) for target in targets
+        )
+        terms = self.terms_of_predictions(output, truths, names, counts, generators)
         classification, mask, dice = terms.unbind(1)
         cells = mask.new_zeros(())
-        config = self.config
         if config.cell_weight:
             assert output.cell_logits is not None, "cell_weight wants a decoder with selected_share"
-            assert coverage is not None
             part = len(targets) / len(counts)
-            cells = part * self.cell_term(output.cell_logits.float(), targets, coverage)
+            cells = part * self.cell_term(output.cell_logits.float(), truths)
         total = (
             config.class_weight * classification.sum()
             + config.mask_weight * mask.sum()
@@ -124,8 +120,7 @@ class Criterion(nn.Module):
     def terms_of_predictions(
         self,
         output: Output,
-        targets: tuple[Targets, ...],
-        coverage: tuple[Coverage, ...] | None,
+        truths: tuple[Truth, ...],
         names: tuple[str, ...],
         counts: Sequence[int],
         generators: Generators,
@@ -141,9 +136,9 @@ class Criterion(nn.Module):
             for layer in (last, *range(last)):  # the official order of the random draws
                 prediction = in_fp32(output.predictions[layer], features)
                 where = f"prediction {layer} of {last + 1}"
-                matches = self.matcher(prediction, targets, coverage, where, names, generators)
-                mask, dice = self.mask_terms(prediction, targets, matches, coverage, generators)
-                classification = self.class_term(prediction, targets, matches) / class_weight
+                matches = self.matcher(prediction, truths, where, names, generators)
+                mask, dice = self.mask_terms(prediction, truths, matches, generators)
+                classification = self.class_term(prediction, truths, matches) / class_weight
                 terms[layer] = torch.stack((classification, mask / objects, dice / objects))
         return torch.stack([terms[layer] for layer in range(last + 1)])
 
@@ -162,27 +157,28 @@ class Criterion(nn.Module):
         return mean[0].clamp(min=1), mean[1].clamp(min=TINY)
 
     def class_term(
-        self, prediction: Prediction, targets: tuple[Targets, ...], matches: list[Match]
+        self, prediction: Prediction, truths: tuple[Truth, ...], matches: list[Match]
     ) -> Float[Tensor, ""]:
         """Cross-entropy, summed with its weights; unmatched queries are to say "no object"."""
         logits = prediction.class_logits
         labels = torch.full(logits.shape[:2], logits.shape[-1] - 1, device=logits.device)
-        for image, (target, match) in enumerate(zip(targets, matches, strict=True)):
-            labels[image, match.queries] = target.labels[match.objects]
+        for image, (truth, match) in enumerate(zip(truths, matches, strict=True)):
+            labels[image, match.queries] = truth.target.labels[match.objects]
         return F.cross_entropy(logits.transpose(1, 2), labels, self.class_weights, reduction="sum")
 
     def cell_term(
         self,
         logits: Float[Tensor, "B T h w K1"],
-        targets: tuple[Targets, ...],
-        coverage: tuple[Coverage, ...],
+        truths: tuple[Truth, ...],
     ) -> Float[Tensor, ""]:
         """Cross-entropy of every cell: a thing's class about its middle, "no object" elsewhere."""
         no_object = len(self.is_thing)
-        labels = [
-            cell_labels(t.labels, c.truth, self.is_thing[t.labels], logits.shape[2:4], no_object)
-            for t, c in zip(targets, coverage, strict=True)
-        ]
+        coverage = coverage_of(truths)
+        labels = []
+        for truth, c in zip(truths, coverage, strict=True):
+            of = truth.target.labels
+            size = logits.shape[2:4]
+            labels.append(cell_labels(of, c.truth, self.is_thing[of], size, no_object))
         for cells, c in zip(labels, coverage, strict=True):
             if c.valid is not None:  # void and crowds are no proof that there is nothing
                 height, width = cells.shape[1:]
@@ -202,9 +198,8 @@ class Criterion(nn.Module):
     def mask_terms(
         self,
         prediction: Prediction,
-        targets: tuple[Targets, ...],
+        truths: tuple[Truth, ...],
         matches: list[Match],
-        coverage: tuple[Coverage, ...] | None,
         generators: Generators,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Cross-entropy and dice, summed over the matched masks (of every frame).
@@ -215,34 +210,83 @@ class Criterion(nn.Module):
         if len(maps) == 0:
             return maps.sum(), maps.sum()  # 0, and a gradient of 0 for every parameter
         if self.config.loss_on == "masks":
-            assert coverage is not None
-            places = (maps.flatten(1), *in_cells(coverage, matches))
-        else:
-            places = self.at_points(maps, targets, matches, generators)
-        return mask_losses(*places, self.config.mask_term)
+            in_all = in_cells(coverage_of(truths), matches)
+            return mask_losses(maps.flatten(1), *in_all, self.config.mask_term)
+        return self.at_points(maps, truths, matches, generators)
 
     def at_points(
         self,
         maps: Float[Tensor, "M h w"],
-        targets: tuple[Targets, ...],
+        truths: tuple[Truth, ...],
         matches: list[Match],
         generators: Generators,
-    ) -> tuple[Float[Tensor, "M P"], Float[Tensor, "M P"], Bool[Tensor, "M P"] | None]:
-        """Logits, truth and validity at points of each mask's own."""
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The same two terms at points of each mask's own."""
         config = self.config
-        masks = [t.masks[m.objects].flatten(0, 1) for t, m in zip(targets, matches, strict=True)]
-        rows = [len(m) for m in masks]
+        frames = truths[0].target.masks.shape[1]
+        rows = [len(match.objects) * frames for match in matches]
         points = uncertain_points(
             maps.detach(), config.points, config.oversample, config.importance, rows, generators
         )
-        logits = sample_maps(maps.unsqueeze(1), points).squeeze(1)
         parts = points.split(rows)
-        truth = torch.cat([sample_masks(m, p) for m, p in zip(masks, parts, strict=True)])
-        if all(target.ignore is None for target in targets):
-            return logits, truth, None
-        ignores = [ignore_of(t, len(m.objects)) for t, m in zip(targets, matches, strict=True)]
-        ignored = [sample_masks(m, p) for m, p in zip(ignores, parts, strict=True)]
-        return logits, truth, torch.cat(ignored) < 0.5
+        read = [read_masks(t, m, p) for t, m, p in zip(truths, matches, parts, strict=True)]
+        masks = torch.cat([mask for mask, _ in read])
+        valid = None
+        if any(truth.ignore is not None for truth in truths):
+            valid = torch.cat([torch.ones_like(m).bool() if v is None else v for m, v in read])
+        terms: tuple[Tensor, Tensor] = PointLosses.apply(  # type: ignore[no-untyped-call]
+            maps, points, masks, valid, config.mask_term
+        )
+        return terms
+
+
+class PointLosses(torch.autograd.Function):
+    """Maps, and what they should be at points -> the summed mask and dice term.
+
+    The slopes of both at the points are worked out at once and are all that is kept for the
+    backward pass: plain autograd would keep each step of the way there, for every layer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Float[Tensor, "M h w"],
+        points: Float[Tensor, "M P 2"],
+        truth: Float[Tensor, "M P"],
+        valid: Bool[Tensor, "M P"] | None,
+        term: MaskTerm,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        logits = sample_maps(maps.unsqueeze(1), points).squeeze(1)
+        if ctx.needs_input_grad[0]:
+            with torch.enable_grad():
+                logits = logits.detach().requires_grad_()
+                mask, dice = mask_losses(logits, truth, valid, term)
+                (mask_slope,) = torch.autograd.grad(mask, logits, retain_graph=True)
+                (dice_slope,) = torch.autograd.grad(dice, logits)
+            ctx.save_for_backward(points, mask_slope, dice_slope)
+            ctx.size = maps.shape[1:]
+            return mask.detach(), dice.detach()
+        return mask_losses(logits, truth, valid, term)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        points, mask_slope, dice_slope = ctx.saved_tensors
+        of_mask, of_dice = gradients
+        slope = mask_slope * of_mask + dice_slope * of_dice
+        return scatter_points(slope, points, ctx.size), None, None, None, None
+
+
+def read_masks(
+    truth: Truth, match: Match, points: Float[Tensor, "M P 2"]
+) -> tuple[Float[Tensor, "M P"], Bool[Tensor, "M P"] | None]:
+    """The matched masks (of every frame) of an image, each at its own points; where to judge."""
+    assert truth.masks is not None
+    frame = torch.arange(truth.target.masks.shape[1], device=points.device)
+    which = (match.objects[:, None] * len(frame) + frame).flatten()
+    masks = truth.masks.at(points, which)
+    if truth.ignore is None:
+        return masks, None
+    return masks, truth.ignore.at(points, frame.repeat(len(match.objects))) < 0.5
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
@@ -264,12 +308,10 @@ def in_fp32(prediction: Prediction, features: Float[Tensor, "B C T h w"]) -> Pre
     )
 
 
-def ignore_of(target: Targets, objects: int) -> Bool[Tensor, "NT H W"]:
-    """The pixels that each of `objects` masks shall not be judged by."""
-    shape = (objects, *target.masks.shape[1:])
-    if target.ignore is None:
-        return torch.zeros(shape, dtype=torch.bool, device=target.masks.device).flatten(0, 1)
-    return target.ignore.expand(shape).flatten(0, 1)
+def coverage_of(truths: tuple[Truth, ...]) -> tuple[Coverage, ...]:
+    found = tuple(truth.coverage for truth in truths if truth.coverage is not None)
+    assert len(found) == len(truths), "the truth was not made ready for cells"
+    return found
 
 
 def in_cells(

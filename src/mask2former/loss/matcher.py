@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mask2former.loss.points import Generators, sample_maps, sample_masks, uniform_points
-from mask2former.structures import Prediction, Targets
+from mask2former.loss.points import Generators, sample_features, uniform_points
+from mask2former.loss.truth import Truth
+from mask2former.structures import Prediction
 
 Places = Literal["points", "masks"]
 MaskTerm = Literal["cross_entropy", "focal"]
@@ -46,23 +47,21 @@ class Matcher:
     def __call__(
         self,
         prediction: Prediction,
-        targets: tuple[Targets, ...],
-        coverage: tuple[Coverage, ...] | None,
+        truths: tuple[Truth, ...],
         where: str,
         names: tuple[str, ...],
         generators: Generators = None,
     ) -> list[Match]:
-        """One match an image; `coverage` is needed on masks alone, `generators` draw the points.
+        """One match an image; with `generators`, one an image, these draw its points.
 
         ValueError names image, layer (`where`) and term that is not finite.
         """
         matches = []
-        for image, target in enumerate(targets):
+        for image, truth in enumerate(truths):
             if not prediction.class_logits[image].isfinite().all():  # costs it has only for objects
                 raise ValueError(non_finite("class", where, names[image], prediction, image))
-            cells = None if coverage is None else coverage[image]
             generator = None if generators is None else generators[image]
-            terms = self.terms(prediction, image, target, cells, generator)
+            terms = self.terms(prediction, image, truth, generator)
             for term, cost in terms.items():
                 if not cost.isfinite().all():
                     raise ValueError(non_finite(term, where, names[image], prediction, image))
@@ -81,28 +80,26 @@ class Matcher:
         self,
         prediction: Prediction,
         image: int,
-        target: Targets,
-        cells: Coverage | None,
+        truth: Truth,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, "Q N"]]:
         """The weighted cost matrices of one image; always fp32."""
         probability = prediction.class_logits[image].float().softmax(-1)
-        logits, truth, valid = self.compared(prediction, image, target, cells, generator)
+        logits, masks, valid = self.compared(prediction, image, truth, generator)
         if valid is not None:
-            logits, truth = logits[:, valid], truth[:, valid]
+            logits, masks = logits[:, valid], masks[:, valid]
         mask_cost = focal_cost if self.mask_term == "focal" else cross_entropy_cost
         return {
-            "class": -self.class_weight * probability[:, target.labels],
-            "mask": self.mask_weight * mask_cost(logits, truth),
-            "dice": self.dice_weight * dice_cost(logits, truth),
+            "class": -self.class_weight * probability[:, truth.target.labels],
+            "mask": self.mask_weight * mask_cost(logits, masks),
+            "dice": self.dice_weight * dice_cost(logits, masks),
         }
 
     def compared(
         self,
         prediction: Prediction,
         image: int,
-        target: Targets,
-        cells: Coverage | None,
+        truth: Truth,
         generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "Q P"], Float[Tensor, "N P"], Bool[Tensor, "P"] | None]:
         """Logits, truth and (if void is left out) validity at the places that are compared."""
@@ -111,36 +108,18 @@ class Matcher:
         frames = features.shape[1]
         valid: Tensor | None
         if self.on == "points":
+            assert truth.masks is not None
             own = None if generator is None else (generator,)
             points = uniform_points((1,), self.points, features.device, own)
-            shared = points.expand(frames, -1, -1)
-            features = sample_maps(features.transpose(0, 1), shared).transpose(0, 1)
-            truth = sample_masks(target.masks.flatten(0, 1), points)
-            truth = truth.view(-1, frames * self.points)
-            ignore = target.ignore
-            valid = None if ignore is None else sample_masks(ignore, points).flatten() < 0.5
+            features = sample_features(features, points[0])
+            masks = truth.masks.at(points).view(-1, frames * self.points)
+            valid = None if truth.ignore is None else truth.ignore.at(points).flatten() < 0.5
         else:
-            assert cells is not None
-            truth = cells.truth.flatten(1)
-            valid = None if cells.valid is None else cells.valid.flatten()
+            assert truth.coverage is not None
+            masks = truth.coverage.truth.flatten(1)
+            valid = None if truth.coverage.valid is None else truth.coverage.valid.flatten()
         # The product with the features at the points, not points of ten full-size predictions.
-        return embeddings @ features.flatten(1), truth, valid
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coverage:
-    """One image's targets in the cells of the stride-4 map: the covered share of each cell."""
-
-    truth: Float[Tensor, "N T h w"]
-    valid: Bool[Tensor, "T h w"] | None  # False where void and crowd pixels are left out
-
-    @classmethod
-    def of(cls, target: Targets, size: tuple[int, int]) -> Coverage:
-        """Average the masks over the cells of a map of `size` (h, w)."""
-        valid = None
-        if target.ignore is not None:
-            valid = F.adaptive_avg_pool2d(target.ignore.float(), size) < 0.5
-        return cls(truth=F.adaptive_avg_pool2d(target.masks.float(), size), valid=valid)
+        return embeddings @ features.flatten(1), masks, valid
 
 
 def cross_entropy_cost(
