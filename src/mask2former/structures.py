@@ -133,12 +133,6 @@ class Prediction:
         logits = torch.einsum("bqc,bcthw->bqthw", self.mask_embeddings, self.mask_features)
         return logits if self.is_clip else logits.squeeze(2)
 
-    def masks_of(self, queries: Sequence[Int64[Tensor, "_"]]) -> Float[Tensor, "M T h w"]:
-        """Mask logits of the named queries of each image, one image after the other."""
-        # Unbound once: the gradient of `mask_features[image]` is a whole batch of zeros, each time.
-        pairs = zip(queries, self.mask_embeddings, self.mask_features.unbind(), strict=True)
-        return torch.cat([torch.einsum("nc,cthw->nthw", e[q], f) for q, e, f in pairs])
-
 
 @dataclass(kw_only=True)  # not frozen, as above
 class Output:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tiny
+from mask2former.loss import criterion as criterion_module
 from mask2former.loss.criterion import Criterion, LossConfig, Losses, mask_losses
 from mask2former.loss.matcher import Places
 from mask2former.structures import Output, Prediction, Targets
@@ -336,20 +337,20 @@ def test_error_names_the_image_and_the_prediction() -> None:
 
 
 def test_maps_are_made_for_matched_queries_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[int]] = []
-    original = Prediction.masks_of
+    asked: list[int] = []
+    original = criterion_module.maps_of
 
-    def counted(self: Prediction, queries: list[Tensor]) -> Tensor:
-        asked.append([len(q) for q in queries])
-        return original(self, queries)
+    def counted(embeddings: Tensor, pixels: Tensor) -> Tensor:
+        asked.append(len(embeddings))
+        return original(embeddings, pixels)
 
     def refuse(self: Prediction) -> Tensor:
         raise AssertionError("the maps of all queries were made")
 
-    monkeypatch.setattr(Prediction, "masks_of", counted)
+    monkeypatch.setattr(criterion_module, "maps_of", counted)
     monkeypatch.setattr(Prediction, "mask_logits", property(refuse))
     losses(output(2, queries=50), tiny.targets())
-    assert asked == [[3, 1]] * 2
+    assert asked == [3, 1] * 2
 
 
 def test_criterion_has_no_weights_to_save() -> None:

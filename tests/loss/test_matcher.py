@@ -40,7 +40,8 @@ def match(
     cells = (prediction.mask_features.shape[-2], prediction.mask_features.shape[-1])
     truth = Truth.of(targets, points=on == "points", cells=cells if on == "masks" else None)
     matcher = Matcher(points=points, on=on)
-    (found,) = matcher(prediction, (truth,), "prediction 3 of 4", ("street.jpg",))
+    pixels = prediction.mask_features.movedim(1, -1).unbind()
+    (found,) = matcher(prediction, pixels, (truth,), "prediction 3 of 4", ("street.jpg",))
     return found.queries.tolist(), found.objects.tolist()
 
 

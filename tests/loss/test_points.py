@@ -6,8 +6,8 @@ import torch
 import tiny
 from mask2former.loss.points import (
     least,
-    sample_features,
     sample_maps,
+    sample_pixels,
     scatter_points,
     uncertain_points,
     uniform_points,
@@ -45,12 +45,12 @@ def test_masks_are_read_as_maps_of_ones_are() -> None:
     assert PackedMasks.of(masks[:0]).at(shared).shape == (0, 400)
 
 
-def test_features_are_read_as_maps_are() -> None:
-    features = torch.randn(6, 2, 5, 7, generator=torch.Generator().manual_seed(0))
+def test_pixels_are_read_as_maps_are() -> None:
+    pixels = torch.randn(2, 5, 7, 6, generator=torch.Generator().manual_seed(0))
     points = torch.rand(300, 2, generator=torch.Generator().manual_seed(1)) * 1.4 - 0.2
-    shared = points.expand(2, -1, -1)
-    expected = sample_maps(features.transpose(0, 1), shared).transpose(0, 1)
-    torch.testing.assert_close(sample_features(features, points), expected, atol=1e-5, rtol=1e-5)
+    maps = sample_maps(pixels.movedim(-1, 1), points.expand(2, -1, -1))
+    expected = maps.transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(sample_pixels(pixels, points), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_scattering_is_the_gradient_of_sampling() -> None:

@@ -152,16 +152,6 @@ def test_training_under_autocast_keeps_the_pixel_decoder_in_fp32(
     tiny.assert_gradients(model)
 
 
-def test_mask_logits_of_chosen_queries() -> None:
-    output = tiny.model().eval()(tiny.images())
-    prediction = output.predictions[-1]
-    chosen = prediction.masks_of([torch.tensor([3]), torch.tensor([4, 0])])
-    assert chosen.shape == (1 + 2, 1, 16, 24)
-    wanted = torch.cat((prediction.mask_logits[0, [3]], prediction.mask_logits[1, [4, 0]]))
-    torch.testing.assert_close(chosen[:, 0], wanted)
-    assert len(output.auxiliary) == len(output.predictions) - 1
-
-
 @pytest.mark.parametrize(
     ("pixels", "decoder", "said"),
     [

@@ -128,6 +128,8 @@ class Criterion(nn.Module):
         """Class, mask and dice term of every prediction; zeros if none of them has a weight."""
         config, last = self.config, len(output.predictions) - 1
         features = output.predictions[-1].mask_features.float()  # one map serves all predictions
+        # Apart once for all of them, for the gradient of each taking apart is a copy of the batch.
+        pixels = features.movedim(1, -1).unbind()
         if not (config.class_weight or config.mask_weight or config.dice_weight):
             return features.new_zeros(last + 1, 3)
         objects, class_weight = self.normalisers(counts, output.class_logits.shape[1])
@@ -136,8 +138,8 @@ class Criterion(nn.Module):
             for layer in (last, *range(last)):  # the official order of the random draws
                 prediction = in_fp32(output.predictions[layer], features)
                 where = f"prediction {layer} of {last + 1}"
-                matches = self.matcher(prediction, truths, where, names, generators)
-                mask, dice = self.mask_terms(prediction, truths, matches, generators)
+                matches = self.matcher(prediction, pixels, truths, where, names, generators)
+                mask, dice = self.mask_terms(prediction, pixels, truths, matches, generators)
                 classification = self.class_term(prediction, truths, matches) / class_weight
                 terms[layer] = torch.stack((classification, mask / objects, dice / objects))
         return torch.stack([terms[layer] for layer in range(last + 1)])
@@ -198,6 +200,7 @@ class Criterion(nn.Module):
     def mask_terms(
         self,
         prediction: Prediction,
+        pixels: Sequence[Float[Tensor, "T h w D"]],
         truths: tuple[Truth, ...],
         matches: list[Match],
         generators: Generators,
@@ -206,7 +209,10 @@ class Criterion(nn.Module):
 
         Maps are made for matched queries alone: nothing of the other queries is ever held.
         """
-        maps = prediction.masks_of([match.queries for match in matches]).flatten(0, 1)
+        embeddings = [
+            e[m.queries] for e, m in zip(prediction.mask_embeddings, matches, strict=True)
+        ]
+        maps = torch.cat([maps_of(e, p) for e, p in zip(embeddings, pixels, strict=True)])
         if len(maps) == 0:
             return maps.sum(), maps.sum()  # 0, and a gradient of 0 for every parameter
         if self.config.loss_on == "masks":
@@ -296,6 +302,13 @@ def mean_over_ranks(x: Tensor) -> Tensor:
         distributed.all_reduce(x)
         x = x / distributed.get_world_size()
     return x
+
+
+def maps_of(
+    embeddings: Float[Tensor, "N D"], pixels: Float[Tensor, "T h w D"]
+) -> Float[Tensor, "NT h w"]:
+    """The mask logits of one image, frame by frame of one mask after the other."""
+    return F.linear(embeddings, pixels.flatten(0, 2)).view(-1, *pixels.shape[1:3])
 
 
 def in_fp32(prediction: Prediction, features: Float[Tensor, "B C T h w"]) -> Prediction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mask2former.loss.points import Generators, sample_features, uniform_points
+from mask2former.loss.points import Generators, sample_pixels, uniform_points
 from mask2former.loss.truth import Truth
 from mask2former.structures import Prediction
 
@@ -47,12 +48,13 @@ class Matcher:
     def __call__(
         self,
         prediction: Prediction,
+        pixels: Sequence[Float[Tensor, "T h w D"]],
         truths: tuple[Truth, ...],
         where: str,
         names: tuple[str, ...],
         generators: Generators = None,
     ) -> list[Match]:
-        """One match an image; with `generators`, one an image, these draw its points.
+        """One match an image; `pixels` are the mask features of each, `generators` draw its points.
 
         ValueError names image, layer (`where`) and term that is not finite.
         """
@@ -61,7 +63,7 @@ class Matcher:
             if not prediction.class_logits[image].isfinite().all():  # costs it has only for objects
                 raise ValueError(non_finite("class", where, names[image], prediction, image))
             generator = None if generators is None else generators[image]
-            terms = self.terms(prediction, image, truth, generator)
+            terms = self.terms(prediction, image, pixels[image], truth, generator)
             for term, cost in terms.items():
                 if not cost.isfinite().all():
                     raise ValueError(non_finite(term, where, names[image], prediction, image))
@@ -80,12 +82,15 @@ class Matcher:
         self,
         prediction: Prediction,
         image: int,
+        pixels: Float[Tensor, "T h w D"],
         truth: Truth,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, "Q N"]]:
         """The weighted cost matrices of one image; always fp32."""
         probability = prediction.class_logits[image].float().softmax(-1)
-        logits, masks, valid = self.compared(prediction, image, truth, generator)
+        logits, masks, valid = self.compared(
+            prediction.mask_embeddings[image].float(), pixels, truth, generator
+        )
         if valid is not None:
             logits, masks = logits[:, valid], masks[:, valid]
         mask_cost = focal_cost if self.mask_term == "focal" else cross_entropy_cost
@@ -97,29 +102,27 @@ class Matcher:
 
     def compared(
         self,
-        prediction: Prediction,
-        image: int,
+        embeddings: Float[Tensor, "Q D"],
+        pixels: Float[Tensor, "T h w D"],
         truth: Truth,
         generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "Q P"], Float[Tensor, "N P"], Bool[Tensor, "P"] | None]:
         """Logits, truth and (if void is left out) validity at the places that are compared."""
-        features = prediction.mask_features[image].float()  # [D, T, h, w]
-        embeddings = prediction.mask_embeddings[image].float()
-        frames = features.shape[1]
         valid: Tensor | None
         if self.on == "points":
             assert truth.masks is not None
             own = None if generator is None else (generator,)
-            points = uniform_points((1,), self.points, features.device, own)
-            features = sample_features(features, points[0])
-            masks = truth.masks.at(points).view(-1, frames * self.points)
+            points = uniform_points((1,), self.points, pixels.device, own)
+            rows = sample_pixels(pixels, points[0])
+            masks = truth.masks.at(points).view(-1, len(rows))
             valid = None if truth.ignore is None else truth.ignore.at(points).flatten() < 0.5
         else:
             assert truth.coverage is not None
+            rows = pixels.flatten(0, 2)
             masks = truth.coverage.truth.flatten(1)
             valid = None if truth.coverage.valid is None else truth.coverage.valid.flatten()
         # The product with the features at the points, not points of ten full-size predictions.
-        return embeddings @ features.flatten(1), masks, valid
+        return embeddings @ rows.T, masks, valid
 
 
 def cross_entropy_cost(

@@ -49,18 +49,18 @@ def scatter_points(
     return gradient.squeeze(1)
 
 
-def sample_features(
-    features: Float[Tensor, "D T h w"], points: Float[Tensor, "P 2"]
-) -> Float[Tensor, "D T P"]:
+def sample_pixels(
+    pixels: Float[Tensor, "T h w D"], points: Float[Tensor, "P 2"]
+) -> Float[Tensor, "TP D"]:
     """As `sample_maps`, for many channels at points that all frames share; no gradient.
 
     On a CPU the four cells around a point are fetched as whole rows of channels: a tenth of the
     time of `grid_sample`, which goes through every channel by itself.
     """
-    depth, frames, height, width = features.shape
-    if features.device.type != "cpu":
-        shared = points.expand(frames, -1, -1)
-        return sample_maps(features.transpose(0, 1), shared).transpose(0, 1)
+    frames, height, width, depth = pixels.shape
+    if pixels.device.type != "cpu":
+        sampled = sample_maps(pixels.movedim(-1, 1), points.expand(frames, -1, -1))
+        return sampled.transpose(1, 2).flatten(0, 1)
     position = points * points.new_tensor((width, height)) - 0.5
     corner = position.floor()
     share = torch.stack((corner + 1 - position, position - corner))  # [2, P, 2]: before, after
@@ -72,9 +72,8 @@ def sample_features(
     index += torch.arange(frames).repeat_interleave(len(points))[:, None] * (height * width)
     weight = (share[:, None, :, 1] * share[..., 0]).flatten(0, 1).T.repeat(frames, 1)
     # Detached: what wants a gradient takes a path that is many times slower.
-    table = features.detach().permute(1, 2, 3, 0).reshape(-1, depth).contiguous()
-    rows = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
-    return rows.view(frames, -1, depth).permute(2, 0, 1)
+    table = pixels.detach().reshape(-1, depth).contiguous()
+    return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
 
 
 @torch.no_grad()

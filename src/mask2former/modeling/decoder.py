@@ -97,8 +97,8 @@ class FeedForward(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, x: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q C"]:
-        hidden = self.dropout(F.relu_(self.linear1(x)))
-        normalised: Tensor = self.norm(x + self.dropout(self.linear2(hidden)))
+        hidden = self.dropout(F.relu_(self.linear1(x.flatten(0, 1))))  # flat: in place is no view
+        normalised: Tensor = self.norm(x + self.dropout(self.linear2(hidden)).view_as(x))
         return normalised
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mask2former.modeling.convolution import Conv2d
 from mask2former.modeling.position_encoding import Origin
 
 
@@ -31,7 +32,7 @@ class FPN(nn.Module):
         c = config.channels
         self.laterals = nn.ModuleList(conv_norm(i, c, 1) for i in inputs[-2::-1])  # strides 16 8 4
         self.outputs = nn.ModuleList(conv_norm(i, c, 3) for i in (inputs[-1], c, c, c))
-        self.mask_features = nn.Conv2d(c, mask_channels, 3, padding=1)
+        self.mask_features = Conv2d(c, mask_channels, 3, padding=1)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
 
     def forward(
@@ -47,6 +48,6 @@ class FPN(nn.Module):
 
 
 def conv_norm(inputs: int, outputs: int, size: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+    conv = Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     return nn.Sequential(conv, nn.GroupNorm(32, outputs))

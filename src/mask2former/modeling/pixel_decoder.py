@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mask2former.modeling.convolution import Conv2d
 from mask2former.modeling.deformable_attention import DeformableAttention
 from mask2former.modeling.position_encoding import Origin, sine_2d
 from mask2former.modeling.sampling import Grid
@@ -52,8 +53,10 @@ class EncoderLayer(nn.Module):
     ) -> Float[Tensor, "B S C"]:
         attended = self.attention(tokens + position, tokens, grid, reference)
         tokens = self.norm1(tokens + self.dropout(attended))
-        hidden = self.dropout(F.relu_(self.linear1(tokens)))  # in place: 4 times the tokens
-        normalised: Tensor = self.norm2(tokens + self.dropout(self.linear2(hidden)))
+        # In place, for it is 4 times the tokens; flat, for in place on a view costs a copy of it.
+        hidden = self.dropout(F.relu_(self.linear1(tokens.flatten(0, 1))))
+        added = self.dropout(self.linear2(hidden)).view_as(tokens)
+        normalised: Tensor = self.norm2(tokens + added)
         return normalised
 
 
@@ -76,7 +79,7 @@ class PixelDecoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.lateral = nn.Conv2d(inputs[0], c, 1, bias=False)
         self.lateral_norm = nn.GroupNorm(32, c)
-        self.output = nn.Conv2d(c, c, 3, padding=1, bias=False)
+        self.output = Conv2d(c, c, 3, padding=1, bias=False)
         self.output_norm = nn.GroupNorm(32, c)
         self.mask_features = nn.Conv2d(c, mask_channels, 1)
         for conv in (self.lateral, self.output, self.mask_features):

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former.modeling.backbone import Backbone
+from mask2former.modeling.convolution import Conv2d
 
 Norm = Literal["frozen_batch_norm", "batch_norm"]
 
@@ -54,7 +55,8 @@ class FrozenBatchNorm(nn.Module):
             )
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
-        return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
+        scale, shift = (c.to(x.dtype)[:, None, None] for c in (scale, shift))
+        return x.mul_(scale).add_(shift)  # in place: it is a convolution's, which needs it no more
 
 
 class ConvNorm(nn.Module):
@@ -62,7 +64,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.norm: nn.Module = (
             FrozenBatchNorm(outputs) if norm == "frozen_batch_norm" else nn.BatchNorm2d(outputs)
@@ -101,7 +103,7 @@ class Block(nn.Module):
         residual = x
         for conv in self.convs[:-1]:
             x = F.relu_(conv(x))  # in place, for no norm needs its own output again
-        return F.relu_(self.convs[-1](x) + self.shortcut(residual))
+        return F.relu_(self.convs[-1](x).add_(self.shortcut(residual)))
 
 
 class ResNet(Backbone):

@@ -7,6 +7,7 @@ everything to.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -305,11 +306,16 @@ def row_dots(
     An offset is how far beyond them its rows lie in the table.
     """
     bags, n = all_rows[0].shape
-    starts = torch.arange(0, bags * n, n, dtype=torch.int32)
-    bag_of = torch.arange(bags, dtype=torch.int32).repeat_interleave(n)
+    starts = torch.arange(0, bags * n + 1, n, dtype=torch.int32)
     wide = torch.promote_types(gradient.dtype, torch.float32)  # torch has no kernel for bf16
     gradient, table = gradient.to(wide), table.to(wide)
+    unread = gradient.new_zeros(bags * n)
     for rows, beside in zip(all_rows, offsets, strict=True):
-        yield torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            gradient, table[beside:], rows.flatten(), starts, bag_of, 0
-        )
+        below = table[beside:]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            wanted = torch.sparse_csr_tensor(
+                starts, rows.flatten(), unread, (bags, len(below)), check_invariants=False
+            )
+        # The entries that `wanted` names of gradient @ table.T, and no other.
+        yield torch.sparse.sampled_addmm(wanted, gradient, below.T, beta=0.0).values()
