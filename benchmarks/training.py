@@ -16,6 +16,7 @@ from benchmarks.measure import Comparison, Run, command, compare, report, write_
 from benchmarks.models import write_models
 from mask2former.loss.criterion import Criterion, LossConfig
 from mask2former.structures import Targets
+from mask2former.training.memory import keep_freed_memory
 from mask2former.weights import load_model
 
 
@@ -37,7 +38,8 @@ def objects(size: int, batch: int, count: int) -> tuple[torch.Tensor, list[Targe
 
 
 def ours_step(folder: Path, size: int, batch: int, count: int) -> Run:
-    model = load_model(folder / "ours").train()
+    keep_freed_memory()  # as `train` does
+    model = load_model(folder / "ours").train().to(memory_format=torch.channels_last)
     criterion = Criterion(LossConfig(), model.config.categories)
     images, targets = objects(size, batch, count)
 

@@ -108,8 +108,7 @@ def whole(x: Any) -> Any:
 
 
 def as_held(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor on the device of `like`, and in parts if `like` is."""
-    tensor = tensor.to(like.device)
+    """A whole tensor on the device of `like`, in its layout, and in parts if `like` is."""
     if isinstance(like, DTensor):
-        return distribute_tensor(tensor, like.device_mesh, like.placements)
-    return tensor
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

@@ -79,6 +79,8 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     if config.checkpoint_activations:
         checkpoint_activations(model)
     synchronise_norms(model, fabric)
+    if config.strategy != "fsdp":  # which wants parameters in the plain layout
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     wrapped = fabric.setup_module(model)
     # Fabric cannot clip the scaled gradients of fp16 for a fused optimiser.
     fused = config.precision != "16-mixed"
