@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 
 from mask2former.imaging import (
@@ -200,6 +199,8 @@ class Segmenter:
         [H, W, 3] uint8 may be a `numpy.memmap`, of which no more than a row of tiles is in memory;
         a path is read whole. Instances below `min_score` are left out.
         """
+        from rich.progress import track  # here: it takes longer to import than all of this module
+
         tasks = tasks_of(task)
         name = name or (str(image) if isinstance(image, str | Path) else "image 0")
         pixels = image if _is_plain(image) else to_array(image)

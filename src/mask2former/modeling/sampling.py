@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
@@ -285,6 +284,8 @@ def scatter_rows(
     size: int,
 ) -> Float[Tensor, "size c"]:
     """Add each bag's gradient, times the weight, to every row of the bag; on the CPU."""
+    from scipy.sparse import csr_array  # here: only a training needs it, and it is slow to import
+
     bags, n = rows.shape
     starts = np.arange(0, bags * n + 1, n, dtype=np.int32)
     columns = rows.flatten().numpy()

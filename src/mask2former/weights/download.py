@@ -8,8 +8,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
 
@@ -50,6 +48,14 @@ def download(url: str, path: Path, *, md5_start: str) -> None:
 
 def _receive(url: str, part: Path) -> None:
     """Append to `part` what it lacks."""
+    from rich.progress import (  # here: every model that is loaded would wait for it
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TransferSpeedColumn,
+    )
+
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
