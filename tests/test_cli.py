@@ -597,6 +597,7 @@ def test_a_config_file_takes_the_place_of_a_preset(tmp_path: Path, data: Path) -
         ({"preset": "nuclei"}, "--preset nuclei: give the data set's folder"),
         ({"preset": "coco_panoptic_r5"}, "did you mean coco-panoptic-r50"),
         ({"preset": "scenes", "config": Path("x.yaml")}, "--preset and --config"),
+        ({"preset": "scenes", "data": "photos"}, "leave out --data photos"),
         ({}, "nothing to train on"),
     ],
 )
@@ -612,7 +613,7 @@ def test_a_recipe_of_the_zoo_wants_a_pretrained_backbone(tmp_path: Path) -> None
     assert starts_from_nothing(build_config(options))
     given = replace(options, overrides=("backbone_weights=resnet50.pth",))
     assert not starts_from_nothing(build_config(given))
-    assert not starts_from_nothing(build_config(replace(options, preset="scenes")))
+    assert not starts_from_nothing(build_config(replace(options, preset="scenes", data=None)))
 
 
 # --- finetune -------------------------------------------------------------------------------------
@@ -636,6 +637,8 @@ def test_finetune_says_what_it_chose_and_goes_on(
     printed = capsys.readouterr().out
     assert "resuming at step 1 of 2" in printed
     assert "chosen" not in printed  # that was settled when it began
+    other_words = [*words[:2], f"{data}/../{data.name}", *words[3:]]  # the same folder
+    assert main([*other_words, "--steps", "2"]) == 0
     assert Mask2Former.from_pretrained(out / "model").config.categories == CATEGORIES
     assert main([*words[:3], "--model", "scenes", "--out", str(out)]) == 2
     assert f"begun with --data {data}, --model {model}, --size 64" in capsys.readouterr().err

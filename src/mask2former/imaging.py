@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mask2former.archive import ZipPath

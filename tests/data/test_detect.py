@@ -82,6 +82,20 @@ def test_splits_in_folders(tmp_path: Path) -> None:
         open_dataset(tmp_path / "train", task="panoptic")
 
 
+def test_an_export_unpacked_into_a_folder_of_its_own(tmp_path: Path) -> None:
+    export = tmp_path / "download" / "project 7"
+    for split in ("train", "valid"):
+        write_split(export, json_file=f"{split}/_annotations.coco.json", images=split)
+    (tmp_path / "download" / "__MACOSX").mkdir()
+    assert find_splits(tmp_path / "download") == ("train", "valid")
+    dataset = open_dataset(tmp_path / "download", "train")
+    assert isinstance(dataset, CocoInstances)
+    assert dataset.path.parent == export / "train"
+    (tmp_path / "download" / "other").mkdir()  # now it is not clear any more what is meant
+    with pytest.raises(ValueError, match="no data set of a known format"):
+        open_dataset(tmp_path / "download", "train")
+
+
 def test_nuclei(tmp_path: Path) -> None:
     write_nuclei(tmp_path / "stage1_train")
     for dataset in (open_dataset(tmp_path), open_dataset(tmp_path / "stage1_train")):

@@ -40,6 +40,8 @@ PER_CLASS = ("PQ", "AP", "boundary_AP", "cityscapes_AP", "IoU")
 def measure(options: Evaluate) -> dict[str, float]:
     """Evaluate, print the tables, write the files; returns the figures, in percent."""
     console = Console(highlight=False)
+    if options.submission is not None and options.out is None:
+        raise ValueError(f"--submission {options.submission}: say with --out where to write it")
     if options.predictions is None:
         measured, source = of_model(options, console), options.model
     else:
@@ -74,13 +76,19 @@ def of_model(options: Evaluate, console: Console) -> tuple[dict[str, float], Dat
     )
     things_only = all(category.is_thing for category in segmenter.categories)
     dataset = open_data(options, things_only)
+    tasks = options.task or dataset.tasks
+    if options.tta and "semantic" not in tasks:
+        raise ValueError(
+            "--tta: views are averaged for the semantic result alone, which is not measured here;"
+            " leave it out, or ask for it with --task semantic"
+        )
     groups = read_groups(dataset, options.group_by) if options.group_by else {}
     examination = Examination(segmenter.categories) if options.report is not None else None
     with writing(options, segmenter.categories, examination) as on_image:
         figures = evaluate(
             segmenter,
             dataset,
-            options.task or dataset.tasks,
+            tasks,
             groups=groups or None,
             progress=console.is_terminal,
             on_image=on_image,
@@ -157,7 +165,7 @@ def writing(
     if options.out is None:
         yield None if examination is None else examination.update
         return
-    with open_submission(options.submission, options.out, categories) as submission:
+    with open_submission(options.submission or "coco", options.out, categories) as submission:
 
         def write(sample: Sample, result: Segmentation, of_image: dict[str, float]) -> None:
             submission.write(result, sample.name, sample.image_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,12 +54,17 @@ def check_same(tree: dict[str, Any], options: Finetune) -> None:
         "size": tree.get("view", {}).get("size"),
     }
     wanted = {"data": options.data, "model": options.model, "size": options.size or begun["size"]}
-    if begun != wanted:
+    if {k: place(v) for k, v in begun.items()} != {k: place(v) for k, v in wanted.items()}:
         was = ", ".join(f"--{name} {value}" for name, value in begun.items())
         raise ValueError(
             f"{options.out}: holds a training that was begun with {was}; choose another --out, or"
             " give these again to go on with it"
         )
+
+
+def place(value: object) -> object:
+    """A path that exists in its one full form, however it was written; else the value itself."""
+    return Path(value).resolve() if isinstance(value, str) and Path(value).exists() else value
 
 
 def show(choices: tuple[Choice, ...]) -> None:

@@ -200,8 +200,8 @@ class Evaluate:
     """Semantic results are the mean over six scales, each mirrored, too: slow, and better."""
     out: File = None
     """Write the results to this folder, with the data set's ids."""
-    submission: Benchmark = "coco"
-    """Their format: coco (also `--predictions` reads it), ade20k (PNGs of labels from 1), or
+    submission: Benchmark | None = None
+    """Their format: coco (the default; `--predictions` reads it), ade20k (PNGs of labels from 1) or
     cityscapes (PNGs of label ids, lists of instances)."""
     seed: int = 3
     """Which scenes are drawn. Trainings see those of 1, and are validated on those of 2."""

@@ -116,7 +116,12 @@ def _base(options: Train) -> tuple[dict[str, Any], str]:
         return read_config(config), str(config)
     preset = options.preset or "custom"
     make = find_preset(preset)
-    if options.data is None and not preset.startswith("scenes"):
+    draws = preset.startswith("scenes")
+    if options.data is not None and draws:
+        raise ValueError(
+            f"--preset {preset}: draws its own images; leave out --data {options.data}"
+        )
+    if options.data is None and not draws:
         raise ValueError(f"--preset {preset}: give the data set's folder, too, with --data")
     return to_dict(make(options.data or "")), "config"
 

@@ -93,6 +93,9 @@ def root_of(folder: str | Path | ZipPath) -> AnyPath:
         raise ValueError(f"{root}: is a file, not a folder or a zip file; name its folder")
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
+    inner = [entry for entry in root.iterdir() if entry.name[0] not in "._"]
+    if len(inner) == 1 and inner[0].is_dir() and not find_formats(root) and find_formats(inner[0]):
+        return inner[0]  # an export that was unpacked into a folder of its own
     return root
 
 
