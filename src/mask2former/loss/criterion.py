@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from mask2former.loss.cells import cell_labels
 from mask2former.loss.matcher import FOCAL_ALPHA, MaskTerm, Match, Matcher, Places
-from mask2former.loss.points import Generators, sample_maps, scatter_points, uncertain_points
+from mask2former.loss.point_terms import Measured, PointTerms
+from mask2former.loss.points import Generators, uncertain_points
 from mask2former.loss.truth import Coverage, Truth
 from mask2former.structures import Category, Output, Prediction, Targets
 
@@ -128,21 +128,36 @@ class Criterion(nn.Module):
         """Class, mask and dice term of every prediction; zeros if none of them has a weight."""
         config, last = self.config, len(output.predictions) - 1
         features = output.predictions[-1].mask_features.float()  # one map serves all predictions
-        # Apart once for all of them, for the gradient of each taking apart is a copy of the batch.
-        pixels = features.movedim(1, -1).unbind()
         if not (config.class_weight or config.mask_weight or config.dice_weight):
             return features.new_zeros(last + 1, 3)
+        pixels = features.movedim(1, -1)
+        # Apart once for all of them, for the gradient of each taking apart is a copy of the batch.
+        of_images = pixels.unbind()
         objects, class_weight = self.normalisers(counts, output.class_logits.shape[1])
-        terms: dict[int, Tensor] = {}
+        classes: dict[int, Tensor] = {}
+        masks: dict[int, Tensor | Measured] = {}
+        embeddings: dict[int, Tensor] = {}
+        matches: list[Match] = []
         with torch.autocast(self.class_weights.device.type, enabled=False):
             for layer in (last, *range(last)):  # the official order of the random draws
                 prediction = in_fp32(output.predictions[layer], features)
                 where = f"prediction {layer} of {last + 1}"
-                matches = self.matcher(prediction, pixels, truths, where, names, generators)
-                mask, dice = self.mask_terms(prediction, pixels, truths, matches, generators)
-                classification = self.class_term(prediction, truths, matches) / class_weight
-                terms[layer] = torch.stack((classification, mask / objects, dice / objects))
-        return torch.stack([terms[layer] for layer in range(last + 1)])
+                matches = self.matcher(prediction, of_images, truths, where, names, generators)
+                classes[layer] = self.class_term(prediction, truths, matches)
+                pairs = zip(prediction.mask_embeddings, matches, strict=True)
+                embeddings[layer] = torch.cat([e[match.queries] for e, match in pairs])
+                masks[layer] = self.mask_terms(
+                    embeddings[layer], of_images, truths, matches, generators
+                )
+            order = range(last + 1)
+            classification = torch.stack([classes[layer] for layer in order]) / class_weight
+            mask_terms = together(
+                [masks[layer] for layer in order],
+                pixels,
+                torch.stack([embeddings[layer] for layer in order]),
+                [len(match.queries) for match in matches],
+            )
+        return torch.cat((classification[:, None], mask_terms / objects), 1)
 
     def normalisers(
         self, counts: Sequence[int], queries: int
@@ -199,26 +214,27 @@ class Criterion(nn.Module):
 
     def mask_terms(
         self,
-        prediction: Prediction,
+        embeddings: Float[Tensor, "M D"],
         pixels: Sequence[Float[Tensor, "T h w D"]],
         truths: tuple[Truth, ...],
         matches: list[Match],
         generators: Generators,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    ) -> Float[Tensor, "2"] | Measured:
         """Cross-entropy and dice, summed over the matched masks (of every frame).
 
         Maps are made for matched queries alone: nothing of the other queries is ever held.
         """
-        embeddings = [
-            e[m.queries] for e, m in zip(prediction.mask_embeddings, matches, strict=True)
-        ]
-        maps = torch.cat([maps_of(e, p) for e, p in zip(embeddings, pixels, strict=True)])
+        parts = embeddings.split([len(match.queries) for match in matches])
+        pairs = list(zip(parts, pixels, strict=True))
+        if self.config.loss_on == "points" and len(embeddings):
+            with torch.no_grad():
+                maps = torch.cat([maps_of(*pair) for pair in pairs])
+            return self.at_points(maps, truths, matches, generators)
+        maps = torch.cat([maps_of(*pair) for pair in pairs])
         if len(maps) == 0:
-            return maps.sum(), maps.sum()  # 0, and a gradient of 0 for every parameter
-        if self.config.loss_on == "masks":
-            in_all = in_cells(coverage_of(truths), matches)
-            return mask_losses(maps.flatten(1), *in_all, self.config.mask_term)
-        return self.at_points(maps, truths, matches, generators)
+            return maps.sum().expand(2)  # 0, and a gradient of 0 for every parameter
+        in_all = in_cells(coverage_of(truths), matches)
+        return torch.stack(mask_losses(maps.flatten(1), *in_all, self.config.mask_term))
 
     def at_points(
         self,
@@ -226,60 +242,39 @@ class Criterion(nn.Module):
         truths: tuple[Truth, ...],
         matches: list[Match],
         generators: Generators,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    ) -> Measured:
         """The same two terms at points of each mask's own."""
         config = self.config
         frames = truths[0].target.masks.shape[1]
         rows = [len(match.objects) * frames for match in matches]
         points = uncertain_points(
-            maps.detach(), config.points, config.oversample, config.importance, rows, generators
+            maps, config.points, config.oversample, config.importance, rows, generators
         )
         parts = points.split(rows)
         read = [read_masks(t, m, p) for t, m, p in zip(truths, matches, parts, strict=True)]
         masks = torch.cat([mask for mask, _ in read])
-        valid = None
+        valid: Tensor | None = None
         if any(truth.ignore is not None for truth in truths):
             valid = torch.cat([torch.ones_like(m).bool() if v is None else v for m, v in read])
-        terms: tuple[Tensor, Tensor] = PointLosses.apply(  # type: ignore[no-untyped-call]
-            maps, points, masks, valid, config.mask_term
+        return Measured.at(
+            points, maps, lambda logits: mask_losses(logits, masks, valid, config.mask_term)
         )
-        return terms
 
 
-class PointLosses(torch.autograd.Function):
-    """Maps, and what they should be at points -> the summed mask and dice term.
-
-    The slopes of both at the points are worked out at once and are all that is kept for the
-    backward pass: plain autograd would keep each step of the way there, for every layer.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        maps: Float[Tensor, "M h w"],
-        points: Float[Tensor, "M P 2"],
-        truth: Float[Tensor, "M P"],
-        valid: Bool[Tensor, "M P"] | None,
-        term: MaskTerm,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        logits = sample_maps(maps.unsqueeze(1), points).squeeze(1)
-        if ctx.needs_input_grad[0]:
-            with torch.enable_grad():
-                logits = logits.detach().requires_grad_()
-                mask, dice = mask_losses(logits, truth, valid, term)
-                (mask_slope,) = torch.autograd.grad(mask, logits, retain_graph=True)
-                (dice_slope,) = torch.autograd.grad(dice, logits)
-            ctx.save_for_backward(points, mask_slope, dice_slope)
-            ctx.size = maps.shape[1:]
-            return mask.detach(), dice.detach()
-        return mask_losses(logits, truth, valid, term)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        points, mask_slope, dice_slope = ctx.saved_tensors
-        of_mask, of_dice = gradients
-        slope = mask_slope * of_mask + dice_slope * of_dice
-        return scatter_points(slope, points, ctx.size), None, None, None, None
+def together(
+    terms: Sequence[Tensor | Measured],
+    pixels: Float[Tensor, "B T h w D"],
+    embeddings: Float[Tensor, "L M D"],
+    matched: Sequence[int],
+) -> Float[Tensor, "L 2"]:
+    """The mask terms of all predictions, those that were measured at points with their gradient."""
+    measured = [term for term in terms if isinstance(term, Measured)]
+    if measured:
+        attached: Tensor = PointTerms.apply(  # type: ignore[no-untyped-call]
+            pixels, embeddings, measured, matched
+        )
+        return attached
+    return torch.stack([term for term in terms if isinstance(term, Tensor)])
 
 
 def read_masks(
