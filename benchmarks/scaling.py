@@ -81,6 +81,7 @@ def model_of(size: Size) -> Mask2Former:
 
 def make(size: Size) -> Run:
     model = model_of(size)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as everywhere
     if size.objects:
         return training_step(model.train(), size)
     if size.frames:
