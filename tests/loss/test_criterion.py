@@ -353,5 +353,13 @@ def test_maps_are_made_for_matched_queries_alone(monkeypatch: pytest.MonkeyPatch
     assert asked == [3, 1] * 2
 
 
+@everywhere
+def test_a_loss_without_gradient_is_the_same(on: Places) -> None:
+    expected = losses(output(2), tiny.targets(), on).total.item()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert losses(output(2), tiny.targets(), on).total.item() == expected
+
+
 def test_criterion_has_no_weights_to_save() -> None:
     assert criterion().state_dict() == {}

@@ -28,16 +28,18 @@ class Measured:
 
     terms: Float[Tensor, "2"]
     points: Float[Tensor, "M P 2"]
-    slopes: Float[Tensor, "2 M P"]
+    slopes: Float[Tensor, "2 M P"] | None  # None where nobody wants a gradient
 
     @classmethod
     def at(
         cls, points: Float[Tensor, "M P 2"], maps: Float[Tensor, "M h w"], terms: Terms
     ) -> Measured:
-        with torch.enable_grad():
-            logits = sample_maps(maps.detach().unsqueeze(1), points).squeeze(1).requires_grad_()
-            found = terms(logits)
-            slopes = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in found]
+        """`maps` are what is sampled, without a gradient of their own."""
+        logits = sample_maps(maps.unsqueeze(1), points).squeeze(1)
+        if not torch.is_grad_enabled():
+            return cls(terms=torch.stack(terms(logits)), points=points, slopes=None)
+        found = terms(logits.requires_grad_())
+        slopes = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in found]
         return cls(terms=torch.stack(found).detach(), points=points, slopes=torch.stack(slopes))
 
 
