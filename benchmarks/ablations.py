@@ -257,7 +257,8 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
         steps = [point["step"] for point in curves[0]]
         mean = [statistics.mean(c[i].get("PQ", 0.0) for c in curves) for i in range(len(steps))]
         width = 3.0 if name in ("paper", "maskformer") else 1.2
-        axes.plot(steps, mean, label=variant.text, linewidth=width)
+        color = "black" if name == "maskformer" else None
+        axes.plot(steps, mean, label=variant.text, linewidth=width, color=color)
     axes.set(xlabel="steps", ylabel="PQ on unseen scenes", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

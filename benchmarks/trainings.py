@@ -90,6 +90,10 @@ def theirs(model: Mask2Former, folder: Path) -> tuple[nn.Module, Step]:
     peer = Mask2FormerForUniversalSegmentation.from_pretrained(folder, train_num_points=POINTS)
 
     def step(batch: Batch) -> Tensor:
+        if any(target.ignore is not None for target in batch.targets):
+            raise ValueError(
+                "the data set has void or crowds, which transformers' loss does not know"
+            )
         masks = [target.masks[:, 0].float() for target in batch.targets]
         labels = [target.labels for target in batch.targets]
         found = peer(pixel_values=batch.images, mask_labels=masks, class_labels=labels)
@@ -129,7 +133,7 @@ def run_one(name: str, seed: int, options: argparse.Namespace, folder: Path) -> 
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - started)
         losses.append(loss.item())
-    memory = status("VmHWM")
+    memory = status("VmHWM")  # of the whole process, libraries and all
     if name == "peer":
         network.save_pretrained(folder / "trained")  # type: ignore[operator]
         shutil.copy(peer_folder / "preprocessor_config.json", folder / "trained")
@@ -145,6 +149,13 @@ def run_one(name: str, seed: int, options: argparse.Namespace, folder: Path) -> 
         "loss": losses,
         **{key: figures[key] for key in FIGURES if key in figures},
     }
+
+
+def kept_in(options: argparse.Namespace, name: str, seed: int) -> Path:
+    """A file for each data set and setting: what was measured with others is not these."""
+    data = Path(options.data).resolve().name
+    setting = f"{options.steps}x{options.batch}x{options.size}-{options.threads}"
+    return Path(options.out / f"{data}-{name}-{seed}-{setting}.json")
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -183,13 +194,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             result = run_one(name, seed, options, Path(scratch))
         options.out.mkdir(parents=True, exist_ok=True)
-        kept = options.out / f"{name}-{seed}-{options.steps}.json"
-        kept.write_text(json.dumps(result) + "\n")
+        kept_in(options, name, seed).write_text(json.dumps(result) + "\n")
         return
     runs = []
     for seed in options.seeds:
         for name in ("ours", "peer"):
-            path = options.out / f"{name}-{seed}-{options.steps}.json"
+            path = kept_in(options, name, seed)
             if not path.exists():
                 command = [sys.executable, "-m", "benchmarks.trainings", *sys.argv[1:]]
                 subprocess.run([*command, "--one", name, str(seed)], check=True)

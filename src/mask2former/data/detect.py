@@ -65,7 +65,7 @@ def open_dataset(
 
     Raises FileNotFoundError if the folder is missing, ValueError if nothing in it matches.
     """
-    root = root_of(folder)
+    root = root_of(folder, format)
     found = find_formats(root, format)
     if not found:
         raise ValueError(nothing_found(root, split))
@@ -83,7 +83,7 @@ def open_dataset(
     )
 
 
-def root_of(folder: str | Path | ZipPath) -> AnyPath:
+def root_of(folder: str | Path | ZipPath, format: str | None = None) -> AnyPath:
     """The folder, or the top of the zip file, that a data set lies in.
 
     Raises FileNotFoundError if there is nothing, ValueError if it is another file.
@@ -93,8 +93,8 @@ def root_of(folder: str | Path | ZipPath) -> AnyPath:
         raise ValueError(f"{root}: is a file, not a folder or a zip file; name its folder")
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: there is no such folder or zip file; check the path")
-    inner = [entry for entry in root.iterdir() if entry.name[0] not in "._"]
-    if len(inner) == 1 and inner[0].is_dir() and not find_formats(root) and find_formats(inner[0]):
+    inner = [entry for entry in root.iterdir() if entry.name[0] not in "._" and entry.is_dir()]
+    if len(inner) == 1 and not find_formats(root, format) and find_formats(inner[0], format):
         return inner[0]  # an export that was unpacked into a folder of its own
     return root
 
@@ -119,7 +119,7 @@ def find_formats(folder: AnyPath, format: str | None = None) -> list[Found]:
 
 def lone_split(folder: str | Path | ZipPath, val: str, format: str | None = None) -> str | None:
     """The name of the only split of a folder that has none called `val`; None if that is not so."""
-    splits = {name for f in find_formats(root_of(folder), format) for name in f.splits}
+    splits = {name for f in find_formats(root_of(folder, format), format) for name in f.splits}
     others = [name for name in splits if not name or not _begins(name, val)]
     return others[0] if len(others) == len(splits) == 1 else None
 

@@ -97,10 +97,12 @@ class Criterion(nn.Module):
             generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         config = self.config
         places = (config.matching_on, config.loss_on)
+        compared = bool(config.class_weight or config.mask_weight or config.dice_weight)
         height, width = output.predictions[-1].mask_features.shape[-2:]
         cells_size = (height, width) if "masks" in places or config.cell_weight else None
         truths = tuple(
-            Truth.of(target, points="points" in places, cells=cells_size) for target in targets
+            Truth.of(target, points="points" in places and compared, cells=cells_size)
+            for target in targets
         )
         terms = self.terms_of_predictions(output, truths, names, counts, generators)
         classification, mask, dice = terms.unbind(1)
@@ -131,7 +133,7 @@ class Criterion(nn.Module):
         if not (config.class_weight or config.mask_weight or config.dice_weight):
             return features.new_zeros(last + 1, 3)
         pixels = features.movedim(1, -1)
-        # Apart once for all of them, for the gradient of each taking apart is a copy of the batch.
+        # Apart once for all: on whole masks the gradient of each taking apart is a batch's copy.
         of_images = pixels.unbind()
         objects, class_weight = self.normalisers(counts, output.class_logits.shape[1])
         classes: dict[int, Tensor] = {}

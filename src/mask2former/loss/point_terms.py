@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mask2former.loss.points import sample_maps, scatter_points
 
@@ -28,7 +29,7 @@ class Measured:
 
     terms: Float[Tensor, "2"]
     points: Float[Tensor, "M P 2"]
-    slopes: Float[Tensor, "2 M P"] | None  # None where nobody wants a gradient
+    slopes: Float[Tensor, "2 M P"] | None  # None where none is recorded
 
     @classmethod
     def at(
@@ -62,22 +63,35 @@ class PointTerms(torch.autograd.Function):
         return torch.stack([m.terms for m in measured])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         pixels, embeddings, *kept = ctx.saved_tensors
         frames, height, width, depth = pixels.shape[1:]
+        for_pixels, for_embeddings = ctx.needs_input_grad[:2]
         of_pixels = torch.empty_like(pixels, memory_format=torch.contiguous_format)
         of_embeddings = torch.empty_like(embeddings)
-        of_maps = pixels.new_empty(*embeddings.shape[:2], frames * height * width)
-        for out, points, slopes, weight in zip(
-            of_maps, kept[::2], kept[1::2], gradients[0], strict=True
-        ):
-            slope = slopes[0] * weight[0] + slopes[1] * weight[1]
-            out.copy_(scatter_points(slope, points, (height, width)).view_as(out))
-        parts = (x.split(ctx.matched, 1) for x in (of_maps, embeddings, of_embeddings))
-        for image, (maps, embedding, out) in enumerate(zip(*parts, strict=True)):
-            flat = pixels[image].reshape(-1, depth)
-            out.copy_((maps.flatten(0, 1) @ flat).view_as(out))
-            torch.mm(
-                maps.flatten(0, 1).T, embedding.flatten(0, 1), out=of_pixels[image].view(-1, depth)
-            )
-        return of_pixels, of_embeddings, None, None
+        first = 0
+        for image, count in enumerate(ctx.matched):  # one by one: the maps of all would be large
+            own = slice(first, first + count)
+            its_maps = slice(first * frames, (first + count) * frames)
+            first += count
+            if not count:
+                of_pixels[image] = 0
+                continue
+            maps = []
+            for points, slopes, weight in zip(kept[::2], kept[1::2], gradients[0], strict=True):
+                slope = slopes[0, its_maps] * weight[0] + slopes[1, its_maps] * weight[1]
+                maps.append(scatter_points(slope, points[its_maps], (height, width)))
+            of_maps = torch.stack(maps).view(-1, frames * height * width)  # [L M, T h w]
+            if for_embeddings:
+                found = of_maps @ pixels[image].reshape(-1, depth)
+                of_embeddings[:, own] = found.view(-1, count, depth)
+            if for_pixels:
+                out = of_pixels[image].view(-1, depth)
+                torch.mm(of_maps.T, embeddings[:, own].flatten(0, 1), out=out)
+        return (
+            of_pixels if for_pixels else None,
+            of_embeddings if for_embeddings else None,
+            None,
+            None,
+        )

@@ -41,7 +41,7 @@ def scatter_points(
 ) -> Float[Tensor, "N h w"]:
     """The gradient of maps of `size` (h, w) that were sampled at the points, from the samples'."""
     grid = (2 * points.unsqueeze(1)).sub_(1)
-    shape = slope.new_empty(1).expand(len(points), 1, *size)  # of which only the shape is read
+    shape = slope.new_empty(1).expand(len(points), 1, *size)  # its values lead to what is dropped
     bilinear, zeros = 0, 0
     gradient: Tensor = torch.ops.aten.grid_sampler_2d_backward(
         slope[:, None, None], shape, grid, bilinear, zeros, False, [True, False]

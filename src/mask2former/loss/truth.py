@@ -64,10 +64,12 @@ class PackedMasks:
     @classmethod
     def of(cls, masks: Bool[Tensor, "N H W"]) -> PackedMasks:
         count, height, width = masks.shape
-        codes = F.pad(masks.view(torch.uint8), (1, 1, 1, 1))
-        for code in codes:  # one by one: what is written stays in the cache
-            code[:, :-1] |= code[:, 1:] << 1
-            code[:-1] |= code[1:] << 2  # the pixel below and, known by now, its right neighbour
+        codes = F.pad(masks.bool().view(torch.uint8), (1, 1, 1, 1))
+        # On a CPU one by one: what is written stays in the cache.
+        for code in codes if codes.device.type == "cpu" else (codes,):
+            code[..., :-1] |= code[..., 1:] << 1
+            below = code[..., 1:, :] << 2  # and, known by now, its right neighbour
+            code[..., :-1, :] |= below
         return cls(codes=codes.flatten(), size=(height, width), count=count)
 
     def at(

@@ -33,7 +33,10 @@ RESNET101 = ResNetConfig(depths=(3, 4, 23, 3))
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalisation whose statistics and affine are constants of the pre-trained weights."""
+    """Batch normalisation whose statistics and affine are constants of the pre-trained weights.
+
+    What it is given with a gradient is overwritten: it is meant for what a convolution returns.
+    """
 
     weight: Tensor
     bias: Tensor

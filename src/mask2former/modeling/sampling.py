@@ -311,12 +311,19 @@ def row_dots(
     wide = torch.promote_types(gradient.dtype, torch.float32)  # torch has no kernel for bf16
     gradient, table = gradient.to(wide), table.to(wide)
     unread = gradient.new_zeros(bags * n)
+    hear_the_warning_once()
     for rows, beside in zip(all_rows, offsets, strict=True):
         below = table[beside:]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            wanted = torch.sparse_csr_tensor(
-                starts, rows.flatten(), unread, (bags, len(below)), check_invariants=False
-            )
+        wanted = torch.sparse_csr_tensor(
+            starts, rows.flatten(), unread, (bags, len(below)), check_invariants=False
+        )
         # The entries that `wanted` names of gradient @ table.T, and no other.
         yield torch.sparse.sampled_addmm(wanted, gradient, below.T, beta=0.0).values()
+
+
+@lru_cache(maxsize=1)
+def hear_the_warning_once() -> None:
+    """Torch warns at a process's first CSR tensor that they are in beta; nobody here can act."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        torch.eye(1).to_sparse_csr()

@@ -109,6 +109,8 @@ def whole(x: Any) -> Any:
 
 def as_held(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor on the device of `like`, in its layout, and in parts if `like` is."""
+    if tensor.shape != like.shape:
+        raise ValueError(f"a tensor {tuple(tensor.shape)} cannot be held as {tuple(like.shape)}")
     if isinstance(like, DTensor):
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
