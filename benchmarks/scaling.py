@@ -173,6 +173,12 @@ def plot(points: Sequence[Point], path: Path) -> None:
         memory = [point.memory / 2**30 for point in own]
         panel.loglog(values, memory, "s--", label="GB", color="tab:orange")
         panel.set(title=axis)
+        panel.minorticks_off()
+        panel.set_xticks(values, [f"{value:,}" for value in values], fontsize=7)
+        ends = (min(memory) / 2, 2 * max(point.seconds for point in own))
+        ticks = [10.0**k for k in range(-3, 4) if ends[0] <= 10.0**k <= ends[1]]
+        panel.set_ylim(*ends)
+        panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.grid(alpha=0.3, which="both")
     panels.flat[0].legend()
     figure.savefig(path, dpi=110)
