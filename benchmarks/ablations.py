@@ -21,16 +21,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import status
+from benchmarks.measure import markdown, status
+from benchmarks.models import small_config
 from mask2former.data.scenes import CATEGORIES
 from mask2former.data.scenes_layout import ScenesConfig
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import LossConfig
-from mask2former.modeling.decoder import DecoderConfig
 from mask2former.modeling.fpn import FPNConfig
-from mask2former.modeling.mask2former import Mask2FormerConfig
-from mask2former.modeling.pixel_decoder import PixelDecoderConfig
-from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
+from mask2former.presets.compact import COMPACT_OPTIMIZER
 from mask2former.structures import Task, View
 from mask2former.training.config import ScenesData, TrainConfig
 from mask2former.training.trainer import train
@@ -53,26 +51,9 @@ def paper_model() -> TrainConfig:
 
     The backbone starts from the embedded model's, in the place of one that knows ImageNet.
     """
-    channels = 64
+    view = View(shortest_side=128, longest_side=256, object_threshold=0.5, overlap_threshold=0.6)
     return TrainConfig(
-        model=Mask2FormerConfig(
-            categories=CATEGORIES,
-            backbone=compact_model(CATEGORIES, View(), queries=1, selected_share=0.1).backbone,
-            pixel_decoder=PixelDecoderConfig(
-                channels=channels, layers=2, heads=4, points=4, feedforward=128
-            ),
-            decoder=DecoderConfig(
-                channels=channels,
-                mask_channels=channels,
-                layers=6,
-                heads=4,
-                feedforward=128,
-                queries=20,
-            ),
-            view=View(
-                shortest_side=128, longest_side=256, object_threshold=0.5, overlap_threshold=0.6
-            ),
-        ),
+        model=small_config(CATEGORIES, view, queries=20),
         data=ScenesData(
             val_length=100,
             drawing=ScenesConfig(size=128, min_things=1, max_things=4, min_size=24, max_size=64),
@@ -216,10 +197,8 @@ def run_one(name: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """A row a variant: the mean of the seeds with their spread, and the paper's figures."""
-    rows = [
-        ["variant", "PQ", "AP", "mIoU", "s/step", "peak MB", "paper: PQ / AP / mIoU"],
-        ["---"] * 7,
-    ]
+    header = ["variant", *FIGURES, "s/step", "peak MB", "paper: PQ / AP / mIoU"]
+    rows = []
     for name, variant in VARIANTS.items():
         own = [run for run in runs if run["variant"] == name]
         if not own:
@@ -239,7 +218,7 @@ def table(runs: list[dict[str, Any]]) -> str:
                 published,
             ]
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown(header, rows)
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from benchmarks.measure import command
+from benchmarks.measure import command, markdown
 from mask2former.data.dataset import Dataset
 from mask2former.data.detect import open_dataset
 from mask2former.data.loader import Stream, batches
@@ -150,8 +150,7 @@ def measure(
 def table(found: list[Measured], workers: list[int]) -> str:
     header = ["read from", "view", "objects", *(f"{count} workers: views/s" for count in workers)]
     header += ["one view", "decode", "masks", "image"]
-    rows = [header, ["---"] * len(header), *(m.row() for m in found)]
-    return "\n".join(["## Loader", "", *("| " + " | ".join(row) + " |" for row in rows), ""])
+    return f"## Loader\n\n{markdown(header, [m.row() for m in found])}\n"
 
 
 def main() -> None:

@@ -192,8 +192,12 @@ def convolution_peak(threads: int) -> float:
 def report(title: str, columns: Sequence[str], comparisons: Sequence[Comparison]) -> str:
     """A table in Markdown."""
     header = ["case", "ours", "peer", "times faster", "our memory", "peer's memory", *columns]
-    rows = [header, ["---"] * len(header), *(c.row() for c in comparisons)]
-    return "\n".join([f"## {title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""])
+    return f"## {title}\n\n{markdown(header, [c.row() for c in comparisons])}\n"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write_json(path: Path, threads: int, comparisons: Sequence[Comparison]) -> None:

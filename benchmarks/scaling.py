@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import Contender, Run, command
+from benchmarks.measure import Contender, Run, command, markdown
 from benchmarks.training import objects
 from mask2former.data.dataset import generated_color
 from mask2former.loss.criterion import Criterion, LossConfig
@@ -134,8 +134,8 @@ def exponent(points: Sequence[Point], field: str) -> float:
 
 
 def table(points: Sequence[Point]) -> str:
-    rows = [["grows with", "values", "seconds", "MB", "exponent of time", "of memory", "why"]]
-    rows.append(["---"] * len(rows[0]))
+    header = ["grows with", "values", "seconds", "MB", "exponent of time", "of memory", "why"]
+    rows = []
     for axis in VALUES:
         own = [point for point in points if point.axis == axis]
         if len(own) > 1:
@@ -150,7 +150,7 @@ def table(points: Sequence[Point]) -> str:
                     EXPLAINED[axis],
                 ]
             )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown(header, rows)
 
 
 def plot(points: Sequence[Point], path: Path) -> None:

@@ -25,15 +25,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import status
+from benchmarks.measure import markdown, status
+from benchmarks.models import small_config
 from mask2former.data.detect import open_dataset
 from mask2former.data.loader import Stream, batches
 from mask2former.data.transforms import TrainView
 from mask2former.loss.criterion import Criterion, LossConfig
-from mask2former.modeling.decoder import DecoderConfig
-from mask2former.modeling.mask2former import Mask2Former, Mask2FormerConfig
-from mask2former.modeling.pixel_decoder import PixelDecoderConfig
-from mask2former.presets.compact import COMPACT_OPTIMIZER, compact_model
+from mask2former.modeling.mask2former import Mask2Former
+from mask2former.presets.compact import COMPACT_OPTIMIZER
 from mask2former.segmenter import Segmenter
 from mask2former.structures import Batch, View
 from mask2former.training.evaluate import evaluate
@@ -55,23 +54,7 @@ def start(options: argparse.Namespace, seed: int) -> Mask2Former:
     view = View(
         shortest_side=size, longest_side=2 * size, object_threshold=0.5, overlap_threshold=0.6
     )
-    width = 64
-    model = Mask2Former(
-        Mask2FormerConfig(
-            categories=categories,
-            backbone=compact_model(categories, view, queries=1, selected_share=0.0).backbone,
-            pixel_decoder=PixelDecoderConfig(channels=width, layers=2, heads=4, feedforward=128),
-            decoder=DecoderConfig(
-                channels=width,
-                mask_channels=width,
-                layers=6,
-                heads=4,
-                feedforward=128,
-                queries=50,
-            ),
-            view=view,
-        )
-    )
+    model = Mask2Former(small_config(categories, view, queries=50))
     load_backbone(model, "scenes")
     return model
 
@@ -160,8 +143,8 @@ def kept_in(options: argparse.Namespace, name: str, seed: int) -> Path:
 
 def table(runs: list[dict[str, Any]]) -> str:
     keys = [key for key in FIGURES if key in runs[0]]
-    rows = [["", "seed", *keys, "s/step", "peak MB", "mean loss of the last tenth"]]
-    rows.append(["---"] * len(rows[0]))
+    header = ["", "seed", *keys, "s/step", "peak MB", "mean loss of the last tenth"]
+    rows = []
     for run in runs:
         last = run["loss"][-max(1, len(run["loss"]) // 10) :]
         rows.append(
@@ -174,7 +157,7 @@ def table(runs: list[dict[str, Any]]) -> str:
                 f"{statistics.mean(last):.1f}",
             ]
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown(header, rows)
 
 
 def main() -> None:

@@ -336,6 +336,20 @@ def test_error_names_the_image_and_the_prediction() -> None:
         criterion()(out, tiny.targets())
 
 
+def test_maps_of_chosen_queries() -> None:
+    model_output = tiny.model().eval()(tiny.images())
+    prediction = model_output.predictions[-1]
+    pixels = prediction.mask_features.movedim(1, -1)
+    chosen = [
+        criterion_module.maps_of(prediction.mask_embeddings[image, queries], pixels[image])
+        for image, queries in enumerate(([3], [4, 0]))
+    ]
+    assert [tuple(maps.shape) for maps in chosen] == [(1, 16, 24), (2, 16, 24)]
+    wanted = torch.cat((prediction.mask_logits[0, [3]], prediction.mask_logits[1, [4, 0]]))
+    torch.testing.assert_close(torch.cat(chosen), wanted)
+    assert len(model_output.auxiliary) == len(model_output.predictions) - 1
+
+
 def test_maps_are_made_for_matched_queries_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     original = criterion_module.maps_of

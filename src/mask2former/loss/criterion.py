@@ -38,6 +38,11 @@ class LossConfig:
     # Beyond the paper, for models with `selected_share`: the class of every cell, see `cells.py`.
     cell_weight: float = 0.0
 
+    @property
+    def compares_predictions(self) -> bool:
+        """Whether queries are matched to objects and compared with them, not cells alone."""
+        return bool(self.class_weight or self.mask_weight or self.dice_weight)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
@@ -97,13 +102,10 @@ class Criterion(nn.Module):
             generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         config = self.config
         places = (config.matching_on, config.loss_on)
-        compared = bool(config.class_weight or config.mask_weight or config.dice_weight)
+        at_points = "points" in places and config.compares_predictions
         height, width = output.predictions[-1].mask_features.shape[-2:]
         cells_size = (height, width) if "masks" in places or config.cell_weight else None
-        truths = tuple(
-            Truth.of(target, points="points" in places and compared, cells=cells_size)
-            for target in targets
-        )
+        truths = tuple(Truth.of(target, points=at_points, cells=cells_size) for target in targets)
         terms = self.terms_of_predictions(output, truths, names, counts, generators)
         classification, mask, dice = terms.unbind(1)
         cells = mask.new_zeros(())
@@ -130,7 +132,7 @@ class Criterion(nn.Module):
         """Class, mask and dice term of every prediction; zeros if none of them has a weight."""
         config, last = self.config, len(output.predictions) - 1
         features = output.predictions[-1].mask_features.float()  # one map serves all predictions
-        if not (config.class_weight or config.mask_weight or config.dice_weight):
+        if not config.compares_predictions:
             return features.new_zeros(last + 1, 3)
         pixels = features.movedim(1, -1)
         # Apart once for all: on whole masks the gradient of each taking apart is a batch's copy.

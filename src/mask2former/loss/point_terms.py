@@ -36,12 +36,14 @@ class Measured:
         cls, points: Float[Tensor, "M P 2"], maps: Float[Tensor, "M h w"], terms: Terms
     ) -> Measured:
         """`maps` are what is sampled, without a gradient of their own."""
-        logits = sample_maps(maps.unsqueeze(1), points).squeeze(1)
-        if not torch.is_grad_enabled():
-            return cls(terms=torch.stack(terms(logits)), points=points, slopes=None)
-        found = terms(logits.requires_grad_())
-        slopes = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in found]
-        return cls(terms=torch.stack(found).detach(), points=points, slopes=torch.stack(slopes))
+        wanted = torch.is_grad_enabled()
+        logits = sample_maps(maps.unsqueeze(1), points).squeeze(1).requires_grad_(wanted)
+        found = terms(logits)
+        slopes = None
+        if wanted:
+            each = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in found]
+            slopes = torch.stack(each)
+        return cls(terms=torch.stack(found).detach(), points=points, slopes=slopes)
 
 
 class PointTerms(torch.autograd.Function):

@@ -32,19 +32,22 @@ def sample_maps(
     maps: Float[Tensor, "N C h w"], points: Float[Tensor, "N P 2"]
 ) -> Float[Tensor, "N C P"]:
     """Bilinear samples, zeros outside; differentiable."""
-    grid = (2 * points.unsqueeze(1)).sub_(1)
-    return F.grid_sample(maps, grid.to(maps.dtype), align_corners=False).squeeze(2)
+    return F.grid_sample(maps, grid_of(points).to(maps.dtype), align_corners=False).squeeze(2)
+
+
+def grid_of(points: Float[Tensor, "N P 2"]) -> Float[Tensor, "N 1 P 2"]:
+    """The points as `grid_sample` counts them: from -1 to 1."""
+    return (2 * points.unsqueeze(1)).sub_(1)
 
 
 def scatter_points(
     slope: Float[Tensor, "N P"], points: Float[Tensor, "N P 2"], size: tuple[int, int]
 ) -> Float[Tensor, "N h w"]:
     """The gradient of maps of `size` (h, w) that were sampled at the points, from the samples'."""
-    grid = (2 * points.unsqueeze(1)).sub_(1)
     shape = slope.new_empty(1).expand(len(points), 1, *size)  # its values lead to what is dropped
     bilinear, zeros = 0, 0
     gradient: Tensor = torch.ops.aten.grid_sampler_2d_backward(
-        slope[:, None, None], shape, grid, bilinear, zeros, False, [True, False]
+        slope[:, None, None], shape, grid_of(points), bilinear, zeros, False, [True, False]
     )[0]
     return gradient.squeeze(1)
 

@@ -63,8 +63,7 @@ def _devices_of(accelerator: str) -> int:
 
 def has_unused_parameters(config: TrainConfig) -> bool:
     """Whether a step may leave parameters without a gradient, which ddp then has to look for."""
-    loss = config.loss
-    cells_alone = not (loss.class_weight or loss.mask_weight or loss.dice_weight)
+    cells_alone = not config.loss.compares_predictions
     return cells_alone or isinstance(config.model.backbone, HFBackboneConfig)
 
 
