@@ -31,8 +31,10 @@ from mask2former.segmenter import Segmenter
 TOLERANCE = 1e-3  # of the logits, in relative norm
 
 
-def ours_whole(folder: Path, batch: int) -> Run:
-    segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu", batch_size=batch)
+def ours_whole(folder: Path, batch: int, compile: bool) -> Run:
+    segmenter = Segmenter.from_pretrained(
+        folder / "ours", device="cpu", batch_size=batch, compile=compile
+    )
     images = [folder / "image.jpg"] * batch
     return lambda: len(segmenter(images, task="panoptic"))
 
@@ -57,13 +59,13 @@ def peer_whole(folder: Path, batch: int) -> Run:
     return run
 
 
-def ours_model(folder: Path, batch: int) -> Run:
-    segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu")
+def ours_model(folder: Path, batch: int, compile: bool) -> Run:
+    segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu", compile=compile)
     pixels = pixels_of(folder, batch)
 
     @torch.inference_mode()
     def run() -> list[np.ndarray]:
-        output = segmenter.model(pixels)
+        output = segmenter.network(pixels)
         return [output.class_logits.numpy(), output.mask_logits.numpy()]
 
     return run
@@ -113,6 +115,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=["r50", "swin_t"], choices=BACKBONES)
     parser.add_argument("--sizes", nargs="+", default=["640x640"], help="HxW")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="ours, through torch.compile")
     options = parser.parse_args()
     peak = convolution_peak(options.threads)
     print(f"peak of a convolution: {peak / 1e9:.0f} GFLOP/s", flush=True)
@@ -129,14 +132,14 @@ def main() -> None:
                 case = f"{backbone}, {size}, batch {options.batch}"
                 model = compare(
                     f"{case}: model",
-                    (ours_model, arguments),
+                    (ours_model, (*arguments, options.compile)),
                     (peer_model, arguments),
                     agree=agreement,
                     **settings,
                 )
                 whole = compare(
                     f"{case}: file to panoptic result",
-                    (ours_whole, arguments),
+                    (ours_whole, (*arguments, options.compile)),
                     (peer_whole, arguments),
                     **settings,
                 )

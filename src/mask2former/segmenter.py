@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard, overload
+from typing import Any, TypeGuard, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mask2former.imaging import (
     as_rgb,
@@ -38,6 +40,7 @@ from mask2former.structures import (
     View,
 )
 from mask2former.weights import load
+from mask2former.weights.download import cache_folder
 
 CONTRAST_PIXELS = 1 << 22  # that a large image's percentiles are taken of
 ImageLike = str | Path | np.ndarray | Image.Image | Tensor
@@ -64,10 +67,25 @@ class Augmentation:
 class Segmenter:
     """A model and its test view; call it with an image or with a list of images."""
 
-    def __init__(self, model: Mask2Former, *, batch_size: int = 1) -> None:
-        """Take a model as it is: its device and dtype are those that images are moved to."""
+    def __init__(
+        self,
+        model: Mask2Former,
+        *,
+        batch_size: int = 1,
+        compile: bool = False,
+        canvas_step: int | None = None,
+    ) -> None:
+        """Take a model as it is: its device and dtype are those that images are moved to.
+
+        `compile` and `canvas_step` as for `from_pretrained`.
+        """
+        divisor = model.config.view.size_divisor
+        if canvas_step is not None and (canvas_step < 1 or canvas_step % divisor):
+            raise ValueError(f"canvas_step {canvas_step}: choose a multiple of {divisor}")
         self.model = model.eval()
+        self.network: nn.Module = compiled(model) if compile else model
         self.batch_size = batch_size
+        self.canvas_step = canvas_step or divisor
 
     @classmethod
     def from_pretrained(
@@ -78,18 +96,25 @@ class Segmenter:
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
         batch_size: int = 1,
+        compile: bool = False,
+        canvas_step: int | None = None,
     ) -> Segmenter:
         """Load a model: the name of an embedded one ("scenes", "nuclei") or the path of another.
 
         `classes` names the classes of a checkpoint that does not; see `mask2former.weights`.
         `device="auto"` takes CUDA, then MPS, then the CPU. `batch_size` images go through the
         model together, padded to the largest of them.
+
+        `compile` hands the model to `torch.compile`: see `compiled`. Every new size of the padded
+        images, the canvas, is compiled for; `canvas_step` rounds its sides up to multiples of so
+        many pixels (the view's divisor if left out) and so makes the sizes few. The model sees the
+        padding, so a larger step changes results a little.
         """
         model = load(name_or_path, classes=classes)
         model = model.to(device=pick_device(device), dtype=dtype)
         # 1x1 convolutions are plain products then, on CPUs and on tensor cores alike.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(model, batch_size=batch_size)
+        return cls(model, batch_size=batch_size, compile=compile, canvas_step=canvas_step)
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -157,7 +182,7 @@ class Segmenter:
         batch = torch.zeros(len(prepared), 3, *canvas)
         for row, x in zip(batch, prepared, strict=True):
             row[:, : x.shape[1], : x.shape[2]] = x
-        output: Output = self.model(batch.to(parameter.device, parameter.dtype))
+        output: Output = self.network(batch.to(parameter.device, parameter.dtype))
         class_logits, mask_logits = output.class_logits, output.mask_logits
         config = self.model.config
         results = []
@@ -251,7 +276,7 @@ class Segmenter:
             for mirrored in (False, True)[: 1 + augmentation.flip]:
                 batch = torch.zeros(1, 3, *canvas)
                 batch[0, :, :height, :width] = prepared.flip(-1) if mirrored else prepared
-                output: Output = self.model(batch.to(parameter.device, parameter.dtype))
+                output: Output = self.network(batch.to(parameter.device, parameter.dtype))
                 scores = semantic(
                     output.class_logits[0],
                     output.mask_logits[0],
@@ -287,10 +312,30 @@ class Segmenter:
         return prepared
 
     def canvas(self, sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
-        """The largest height and width, rounded up to the view's divisor."""
-        divisor = self.model.config.view.size_divisor
+        """The largest height and width, rounded up to the canvas step."""
         height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
-        return height + -height % divisor, width + -width % divisor
+        return height + -height % self.canvas_step, width + -width % self.canvas_step
+
+
+def compiled(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> nn.Module:
+    """The model through `torch.compile`, for each size of images when it is first met.
+
+    On CUDA it searches for the fastest kernels and replays CUDA graphs. What was compiled lies in
+    the user's cache (or in $TORCHINDUCTOR_CACHE_DIR), where the next process finds it. After 8
+    sizes (torch's own limit) others run uncompiled. ValueError if a CPU has no C++ compiler.
+    """
+    device = next(model.parameters()).device
+    if backend == "inductor" and device.type == "cpu":
+        names = [os.environ.get("CXX"), "g++", "clang++", "cl"]
+        if not any(shutil.which(name) for name in names if name):
+            raise ValueError(
+                "compile: on a CPU torch.compile wants a C++ compiler, and neither g++ nor clang++"
+                " is found; install one, name it in $CXX, or do without"
+            )
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    mode = "max-autotune" if backend == "inductor" and device.type == "cuda" else None
+    network: nn.Module = torch.compile(model, backend=backend, mode=mode, dynamic=False)  # type: ignore[assignment]
+    return network
 
 
 def tasks_of(task: Task | Collection[Task] | None) -> tuple[Task, ...]:

@@ -18,9 +18,15 @@ def load_segmenter(
     dtype: Dtype = "float32",
     max_detections: int | None = None,
     batch_size: int = 1,
+    compile: bool = False,
+    canvas_step: int | None = None,
 ) -> Segmenter:
     """ValueError names the option that is at fault."""
-    for option, value in (("--max-detections", max_detections), ("--batch-size", batch_size)):
+    for option, value in (
+        ("--max-detections", max_detections),
+        ("--batch-size", batch_size),
+        ("--canvas-step", canvas_step),
+    ):
         require_positive(option, value)
     segmenter = Segmenter.from_pretrained(
         model,
@@ -28,6 +34,8 @@ def load_segmenter(
         device=_device(device),
         dtype=getattr(torch, dtype),
         batch_size=batch_size,
+        compile=compile,
+        canvas_step=canvas_step,
     )
     if max_detections is not None:
         config = segmenter.model.config

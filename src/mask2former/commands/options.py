@@ -72,6 +72,10 @@ class Predict:
     """Look into the subfolders of folders, too."""
     batch_size: int = 1
     """Images that go through the model together."""
+    compile: FlagCreatePairsOff[bool] = False
+    """Compile the model for every size of padded images: minutes at first, kept for later."""
+    canvas_step: Count = None
+    """Pad images to multiples of so many pixels, so that their sizes are few to compile for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ def predict(options: Predict) -> list[str]:
         dtype=options.dtype,
         max_detections=options.max_detections,
         batch_size=options.batch_size,
+        compile=options.compile,
+        canvas_step=options.canvas_step,
     )
     tasks = options.task or TASKS
     failures: list[str] = []
