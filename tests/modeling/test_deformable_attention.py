@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import tiny
 from mask2former.modeling import deformable_attention
 from mask2former.modeling.deformable_attention import DeformableAttention
-from mask2former.modeling.sampling import Grid, sample, sample_plainly, scatter_rows
+from mask2former.modeling.sampling import Grid, sample, sample_plainly
 
 SHAPES = [(2, 3), (4, 6), (7, 11)]
 TOKENS = sum(h * w for h, w in SHAPES)
@@ -90,15 +90,22 @@ def test_backward_gives_the_same_bits_twice() -> None:
         assert torch.equal(first, second)
 
 
-def test_rows_are_scattered_in_every_precision() -> None:
-    gradient = torch.tensor([[1.0, 2.0], [10.0, 20.0]])
-    rows = torch.tensor([[0, 2], [2, 2]], dtype=torch.int32)
-    weights = torch.tensor([[1.0, 0.5], [0.25, 0.25]])
-    expected = torch.tensor([[1.0, 2.0], [0.0, 0.0], [5.5, 11.0], [0.0, 0.0]])
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        out = scatter_rows(gradient.to(dtype), rows, weights.to(dtype), 4)
+def test_gradients_in_half_precision_are_those_of_fp32_rounded() -> None:
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        value, locations, weights = (
+            x.detach().to(torch.bfloat16) for x in inputs(2, 13, seed=3)
+        )  # the same numbers for both
+        value, weights = (x.to(dtype).requires_grad_() for x in (value, weights))
+        out = tiny.sampled(sample, value, SHAPES, locations.float(), weights)
         assert out.dtype == dtype
-        torch.testing.assert_close(out.float(), expected)
+        out.backward(torch.linspace(-1, 1, out.numel()).view_as(out).bfloat16().to(dtype))
+        assert value.grad is not None
+        assert weights.grad is not None
+        assert value.grad.dtype == weights.grad.dtype == dtype
+        gradients.append((value.grad.float(), weights.grad.float()))
+    for exact, rounded in zip(*gradients, strict=True):
+        torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
 
 
 def test_module_starts_with_points_around_the_query() -> None:

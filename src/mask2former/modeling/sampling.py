@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 # Torch 2.6 may only know the wider question; an export is a compilation, too.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # cells down and right of `here`, in their order
 Shapes = Sequence[tuple[int, int]]  # (height, width) of each level
 
 
@@ -119,12 +120,14 @@ class Grid:
             inside.copy_(level)
         return table
 
-    def insides(self, table: Float[Tensor, "B cells M c"]) -> list[Float[Tensor, "B h w M c"]]:
-        """The maps in a table, without their borders."""
+    def insides(
+        self, table: Float[Tensor, "B cells M c"], y: int = 1, x: int = 1
+    ) -> list[Float[Tensor, "B h w M c"]]:
+        """The maps in a table without their borders, or maps as large that begin elsewhere."""
         views, start = [], 0
         for h, w in self.shapes:
             level = table[:, start : start + (h + 2) * (w + 2)].unflatten(1, (h + 2, w + 2))
-            views.append(level[:, 1:-1, 1:-1])
+            views.append(level[:, y : y + h, x : x + w])
             start += (h + 2) * (w + 2)
         return views
 
@@ -190,7 +193,7 @@ class Bags(torch.autograd.Function):
     """`sample` as weighted bags of rows: the four corners of every sample, each corner a bag.
 
     Nothing that is sampled is ever stored, and nothing but the arguments is kept for the backward
-    pass, whose scatter is a product with a sparse matrix: one fixed order, deterministic.
+    pass, whose scatter is made of bags, too: each row gathers what read it, in one fixed order.
     """
 
     @staticmethod
@@ -224,12 +227,7 @@ class Bags(torch.autograd.Function):
         all_rows, offsets = corners.rows()
         value_gradient = position_gradient = weight_gradient = None
         if for_value:
-            table = value.new_zeros(len(value), grid.cells, *value.shape[2:])
-            flat = table.view(-1, value.shape[-1])
-            for rows, beside, share in zip(all_rows, offsets, corners.shares(weights), strict=True):
-                below = flat[beside:]
-                below += scatter_rows(gradient, rows, share.view(rows.shape), len(below))
-            value_gradient = torch.cat([x.flatten(1, 2) for x in grid.insides(table)], 1)
+            value_gradient = gathered(gradient, corners, weights).to(value.dtype)
         if for_positions or for_weights:
             table = grid.table(value).view(-1, value.shape[-1])
             here, right, below, diagonal = (
@@ -277,23 +275,37 @@ class Corners:
         return here.sub_(below), right.sub_(diagonal), below, diagonal
 
 
-def scatter_rows(
-    gradient: Float[Tensor, "bags c"],
-    rows: Int[Tensor, "bags n"],
-    weights: Float[Tensor, "bags n"],
-    size: int,
-) -> Float[Tensor, "size c"]:
-    """Add each bag's gradient, times the weight, to every row of the bag; on the CPU."""
+def gathered(
+    gradient: Float[Tensor, "bags c"], corners: Corners, weights: Float[Tensor, "B Q N"]
+) -> Float[Tensor, "B S M c"]:
+    """The gradient of what was sampled: of every row, the bags that read it times their weights.
+
+    Which bags read a row is sorted once, for the corner `here`. The other corners of a sample are
+    read a cell further on, so what its row gathers for them belongs to the cell beside or below.
+    """
     from scipy.sparse import csr_array  # here: only a training needs it, and it is slow to import
 
-    bags, n = rows.shape
-    starts = np.arange(0, bags * n + 1, n, dtype=np.int32)
-    columns = rows.flatten().numpy()
-    wide = torch.promote_types(gradient.dtype, torch.float32)  # scipy knows no bf16
-    matrix = csr_array(
-        (weights.to(wide).flatten().numpy(), columns, starts), shape=(bags, size), copy=False
-    )
-    return torch.from_numpy(matrix.T @ gradient.to(wide).numpy()).to(gradient.dtype)
+    grid, images = corners.grid, len(weights)
+    rows = corners.here.flatten().numpy()
+    starts = np.arange(0, len(rows) + 1, len(grid.shapes) * grid.points, dtype=np.int32)
+    entries = np.arange(len(rows), dtype=np.int32)
+    size = images * grid.cells * grid.heads
+    by_row = csr_array((entries, rows, starts), shape=(len(gradient), size), copy=False).tocsc()
+    order, bags, ends = map(torch.from_numpy, (by_row.data, by_row.indices, by_row.indptr))
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    levels: list[Float[Tensor, "B h w M c"]] = []
+    for (down, right), share in zip(CORNERS, corners.shares(weights), strict=True):
+        share = share.flatten().index_select(0, order).to(gradient.dtype)
+        part = F.embedding_bag(
+            bags, gradient, ends, mode="sum", per_sample_weights=share, include_last_offset=True
+        )
+        found = grid.insides(part.view(images, grid.cells, grid.heads, -1), 1 - down, 1 - right)
+        if not levels:
+            levels = [level.clone() for level in found]
+        else:
+            for level, more in zip(levels, found, strict=True):
+                level += more
+    return torch.cat([level.flatten(1, 2) for level in levels], 1)
 
 
 def row_dots(
