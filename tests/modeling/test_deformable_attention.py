@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tiny
 from mask2former.modeling import deformable_attention
-from mask2former.modeling.deformable_attention import DeformableAttention
+from mask2former.modeling.deformable_attention import DeformableAttention, linear_of_sum
 from mask2former.modeling.sampling import Grid, sample, sample_plainly
 
 SHAPES = [(2, 3), (4, 6), (7, 11)]
@@ -118,7 +118,7 @@ def test_module_starts_with_points_around_the_query() -> None:
     tokens = torch.zeros(1, 49, 8)
     grid = Grid.of([(7, 7)], 4, 2, tokens.device)
     centre = torch.full((49, 2, 1), 0.5)
-    out = attention(tokens, tokens, grid, centre)
+    out = attention(tokens, torch.zeros(49, 8), grid, centre)
     torch.testing.assert_close(out, torch.ones(1, 49, 8))
 
 
@@ -135,8 +135,21 @@ def test_module_places_points_in_fp32_in_every_precision(
         attention.value.weight.copy_(torch.eye(32))
         attention.output.weight.copy_(torch.eye(32))
         attention.offsets.bias.zero_()  # every point on its own cell's centre
-        out = attention.bfloat16()(signs.bfloat16(), signs.bfloat16(), grid, grid.reference())
+        tokens = signs.bfloat16()
+        out = attention.bfloat16()(tokens, torch.zeros_like(tokens), grid, grid.reference())
     torch.testing.assert_close(out.float(), signs, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 5, 4)])
+def test_linear_of_a_sum_has_the_gradients_of_its_parts(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(*size, dtype=torch.float64, generator=generator).requires_grad_()
+        for size in ((2, 5, 4), shape, (3, 4), (3,))
+    ]
+    assert torch.autograd.gradcheck(linear_of_sum, inputs)
+    out = linear_of_sum(*inputs)
+    torch.testing.assert_close(out, (inputs[0] + inputs[1]) @ inputs[2].T + inputs[3])
 
 
 def test_places_of_cells() -> None:
@@ -162,7 +175,8 @@ def test_module_in_double_precision() -> None:
     attention = DeformableAttention(8, 1, 4, 2).double()
     grid = Grid.of([(3, 3)], 4, 2, torch.device("cpu"))
     tokens = torch.ones(2, 9, 8, dtype=torch.float64, requires_grad=True)
-    attention(tokens, tokens, grid, grid.reference()).sum().backward()
+    position = torch.zeros(9, 8, dtype=torch.float64)
+    attention(tokens, position, grid, grid.reference()).sum().backward()
     assert tokens.grad is not None
     assert tokens.grad.isfinite().all()
 

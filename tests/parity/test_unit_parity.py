@@ -81,7 +81,7 @@ def test_deformable_module() -> None:
     grid = Grid.of(shapes(), attention.heads, attention.points, CPU)
     places = references.repeat_interleave(attention.points, 2).repeat(1, 1, attention.heads, 1)
     with torch.no_grad():
-        out = attention(query, tokens, grid, places.transpose(-1, -2))
+        out = attention(tokens, query - tokens, grid, places.transpose(-1, -2))
     check(out, units()["msda.module.output"], 1e-5, "output")
 
 

@@ -6,11 +6,13 @@ Every query looks at a few points of every level, bilinearly interpolated: see `
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mask2former.modeling.sampling import Grid, sample
 
@@ -45,12 +47,12 @@ class DeformableAttention(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "B S C"],
         tokens: Float[Tensor, "B S C"],
+        position: Float[Tensor, "#B S C"],
         grid: Grid,
         reference: Float[Tensor, "#B S 2 #N"],
     ) -> Float[Tensor, "B S C"]:
-        """`query` decides where to look and how much, `tokens` are looked at.
+        """Tokens with their `position` decide where to look and how much, tokens are looked at.
 
         `reference` is the place (x, y) of each query in [0, 1]; offsets are in cells of each level.
         """
@@ -58,7 +60,8 @@ class DeformableAttention(nn.Module):
         value = self.value(tokens).view(batch, length, self.heads, -1)
         weight, bias = self.offsets_and_weights()
         count = self.heads * self.levels * self.points
-        offsets, weights = F.linear(query, weight, bias).split((2 * count, count), -1)
+        asked = linear_of_sum(tokens, position, weight, bias)
+        offsets, weights = asked.split((2 * count, count), -1)
         # Places are fp32 in every precision: in bf16 a map of 300 cells has no half cells.
         offsets = offsets.float().view(batch, length, 2, count)
         weights = weights.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(2)
@@ -72,3 +75,47 @@ class DeformableAttention(nn.Module):
         both = (self.offsets.weight, self.offsets.bias[:, None])
         weight, bias = (x.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for x in both)
         return torch.cat((weight, self.weights.weight)), torch.cat((bias[:, 0], self.weights.bias))
+
+
+def linear_of_sum(
+    x: Float[Tensor, "B S C"],
+    y: Float[Tensor, "#B S C"],
+    weight: Float[Tensor, "D C"],
+    bias: Float[Tensor, "D"],
+) -> Float[Tensor, "B S D"]:
+    """`F.linear(x + y, ...)`, whose sum is made once more in the backward pass rather than kept.
+
+    `x` and `y` are kept anyway, `x` for the layer's values and `y` for all layers.
+    """
+    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+    if torch.is_grad_enabled() and not plain:
+        summed: Tensor = LinearOfSum.apply(x, y, weight, bias)  # type: ignore[no-untyped-call]
+        return summed
+    return F.linear(x + y, weight, bias)
+
+
+class LinearOfSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "B S C"],
+        y: Float[Tensor, "#B S C"],
+        weight: Float[Tensor, "D C"],
+        bias: Float[Tensor, "D"],
+    ) -> Float[Tensor, "B S D"]:
+        ctx.save_for_backward(x, y, weight)
+        return F.linear(x + y, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, weight = ctx.saved_tensors
+        for_x, for_y, for_weight, for_bias = ctx.needs_input_grad
+        gradient = gradients[0].flatten(0, 1)
+        of_sum = (gradient @ weight).view_as(x) if for_x or for_y else None
+        return (
+            of_sum if for_x else None,
+            of_sum.sum_to_size(y.shape) if for_y and of_sum is not None else None,
+            gradient.T @ (x + y).flatten(0, 1) if for_weight else None,
+            gradient.sum(0) if for_bias else None,
+        )

@@ -51,7 +51,7 @@ class EncoderLayer(nn.Module):
         grid: Grid,
         reference: Float[Tensor, "S 2 1"],
     ) -> Float[Tensor, "B S C"]:
-        attended = self.attention(tokens + position, tokens, grid, reference)
+        attended = self.attention(tokens, position, grid, reference)
         tokens = self.norm1(tokens + self.dropout(attended))
         # In place, for it is 4 times the tokens; flat, for in place on a view costs a copy of it.
         hidden = self.dropout(F.relu_(self.linear1(tokens.flatten(0, 1))))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mask2former.modeling.backbone import Backbone
 from mask2former.modeling.convolution import Conv2d
@@ -59,7 +60,28 @@ class FrozenBatchNorm(nn.Module):
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         scale, shift = (c.to(x.dtype)[:, None, None] for c in (scale, shift))
-        return x.mul_(scale).add_(shift)  # in place: it is a convolution's, which needs it no more
+        normalised: Tensor = ScaleAndShift.apply(x, scale, shift)  # type: ignore[no-untyped-call]
+        return normalised
+
+
+class ScaleAndShift(torch.autograd.Function):
+    """In one pass and in place, for `x` is a convolution's, which needs it no more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "B C h w"],
+        scale: Float[Tensor, "C 1 1"],
+        shift: Float[Tensor, "C 1 1"],
+    ) -> Float[Tensor, "B C h w"]:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(scale)
+        return torch.addcmul(shift, x, scale, out=x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0] * ctx.saved_tensors[0], None, None
 
 
 class ConvNorm(nn.Module):
