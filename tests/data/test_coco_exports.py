@@ -86,6 +86,30 @@ def test_a_root_that_is_annotated_is_a_class(tmp_path: Path) -> None:
     assert [c.name for c in opened(tmp_path, "train").categories] == ["Workers", "head", "helmet"]
 
 
+@pytest.mark.parametrize("annotated", [False, True])
+def test_the_background_of_labelmes_converter_is_a_class_only_if_annotated(
+    tmp_path: Path, annotated: bool
+) -> None:
+    names = ["_background_", "goat", "cow"]
+    content = {
+        "categories": [
+            {"id": i, "name": name, "supercategory": None} for i, name in enumerate(names)
+        ],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 0,
+                "category_id": 0 if annotated else 1,
+                "segmentation": [SQUARE],
+                "iscrowd": 0,
+                "area": 12,
+            }
+        ],
+    }
+    write(tmp_path, "annotations.json", ".", "a.jpg", content)
+    assert [c.name for c in opened(tmp_path).categories] == (names if annotated else names[1:])
+
+
 def test_unused_classes_of_coco_stay(tmp_path: Path) -> None:
     content = {
         "categories": [

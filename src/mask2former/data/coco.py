@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mask2former.archive import AnyPath, any_path
-from mask2former.data.coco_exports import brushed_are_objects, drop_root, find_images
+from mask2former.data.coco_exports import brushed_are_objects, drop_placeholders, find_images
 from mask2former.data.coco_json import (
     CocoJson,
     Mend,
@@ -195,12 +195,12 @@ def files_of(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath, Mend]:
     if split == NO_SPLIT:
         alone = first_existing(folder, _ALONE)
         if alone is not None:
-            return alone, folder, drop_root
+            return alone, folder, drop_placeholders
         return folder / _LABEL_STUDIO, folder, partial(find_images, folder=folder)
     file = first_existing(folder, (_COCO,), split)
     if file is not None:
         return file, folder_of(file, folder, IMAGES, split, "images"), brushed_are_objects
-    return folder / _ROBOFLOW.replace("<s>", split), folder / split, drop_root
+    return folder / _ROBOFLOW.replace("<s>", split), folder / split, drop_placeholders
 
 
 def _open(folder: AnyPath, split: str, task: Task) -> CocoInstances:

@@ -1,4 +1,7 @@
-"""What labelling tools write otherwise than COCO does, mended: Roboflow, CVAT, Label Studio."""
+"""What labelling tools write otherwise than COCO does, mended.
+
+Roboflow, CVAT, Label Studio, and the converter of labelme.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,21 @@ from mask2former.archive import AnyPath
 from mask2former.data.coco_json import Content
 
 
-def drop_root(content: Content) -> None:
-    """Roboflow's root: a category of no annotation that all others have as their supercategory.
+def drop_placeholders(content: Content) -> None:
+    """Categories of no annotation that stand for no class: they would be classes never seen.
 
-    It stands first, with id 0 and the name of the project, and would be a class never seen.
+    Roboflow's root, which all others have as their supercategory, stands first, with id 0 and the
+    name of the project. labelme's converter writes its `_background_` as a category.
     """
     categories = content["categories"]
     used = {str(annotation.get("category_id")) for annotation in content["annotations"]}
-    for root in categories:
-        others = [category for category in categories if category is not root]
-        if (
-            others
-            and root.get("supercategory") in (None, "none")
-            and str(root.get("id")) not in used
-            and all(category.get("supercategory") == root.get("name") for category in others)
-        ):
+    for one in categories:
+        others = [category for category in categories if category is not one]
+        is_root = one.get("supercategory") in (None, "none") and all(
+            category.get("supercategory") == one.get("name") for category in others
+        )
+        is_background = one.get("name") == "_background_"
+        if others and str(one.get("id")) not in used and (is_root or is_background):
             content["categories"] = others
             return
 
