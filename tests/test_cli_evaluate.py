@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_told(
         (["--predictions", str(out / "panoptic.json"), "--task", "semantic"], "choose --task"),
         (["--predictions", str(out), "--tta"], "--tta: files hold one answer"),
         (["--predictions", str(out / "semantic")], "categories' ids"),
-        (["--model", "scenes", "--tta", "--task", "instance"], "--task semantic"),
+        (["--model", "never loaded", "--tta", "--task", "instance"], "--task semantic"),
         (["--model", "scenes", "--submission", "ade20k"], "say with --out where"),
     ):
         assert main(["evaluate", *words, "--data", str(data)]) == FAULT

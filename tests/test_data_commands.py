@@ -51,6 +51,9 @@ def test_inspect_counts_and_draws(folder: Path, capsys: pytest.CaptureFixture[st
     bolt = train["classes"][0]
     assert (bolt["name"], bolt["objects"], bolt["images"]) == ("bolt", 8, 8)
     assert bolt["pixel_share"] == pytest.approx(sum(areas) / (8 * 48 * 64))
+    labelled = sum(s["area"] for a in content["annotations"] for s in a["segments_info"])
+    assert train["void_share"] == pytest.approx(1 - labelled / (8 * 48 * 64))
+    assert 0 < train["void_share"] < 1
     sheet = np.asarray(Image.open("bench-samples.png"))
     assert sheet.shape[1] > 4 * 480
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 1000

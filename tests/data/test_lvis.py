@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mask2former.data.dataset import First
 from mask2former.data.detect import find_splits, open_dataset
+from mask2former.data.holdout import hold_out
 from mask2former.data.lvis import Lvis
+from mask2former.data.scenes import Scenes
+from mask2former.training.evaluate import FederatedDataset
 
 HOST = "http://images.cocodataset.org"
 CONTENT: dict[str, Any] = {
@@ -104,3 +108,13 @@ def test_without_images(tmp_path: Path) -> None:
     (tmp_path / "lvis_v1_val.json").write_text(json.dumps(CONTENT))
     with pytest.raises(FileNotFoundError, match="put the folders train2017 and val2017 into"):
         opened(tmp_path)
+
+
+def test_a_part_is_still_evaluated_as_lvis_is(tmp_path: Path) -> None:
+    write(tmp_path, "lvis_v1_val.json")
+    whole = opened(tmp_path)
+    for part in (First(whole, 1), *hold_out(whole, 2)):
+        assert isinstance(part, FederatedDataset)
+        assert part.frequency == whole.frequency
+        assert part.federated == whole.federated
+    assert not isinstance(First(Scenes(length=2), 1), FederatedDataset)

@@ -182,7 +182,7 @@ def verdict(findings: Sequence[Finding], folder: str) -> str:
 def split_table(inspections: dict[str, Inspection]) -> Table:
     """One row a split."""
     table = Table(title="splits", title_justify="left")
-    for heading in ("split", "images", "objects", "an image: median", "most", "crowds"):
+    for heading in ("split", "images", "objects", "an image: median", "most", "crowds", "% void"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     table.add_column("width x height: least, median, most")
     for split, result in inspections.items():
@@ -199,6 +199,7 @@ def split_table(inspections: dict[str, Inspection]) -> Table:
             f"{np.median(objects):g}",
             str(objects.max()),
             str(result.crowds),
+            f"{100 * result.void_share:.1f}",
             told,
         )
     return table
@@ -251,6 +252,7 @@ def as_json(result: Inspection) -> dict[str, object]:
         "objects_median": float(np.median(objects)),
         "objects_max": int(objects.max()),
         "crowds": result.crowds,
+        "void_share": result.void_share,
         "height": [float(f(sizes[:, 0])) for f in (np.min, np.median, np.max)],
         "width": [float(f(sizes[:, 1])) for f in (np.min, np.median, np.max)],
         "classes": [
@@ -287,7 +289,7 @@ def sample_sheet(inspections: dict[str, Inspection]) -> Picture:
 
 def drawn_sample(sample: Sample, result: Inspection) -> Picture:
     """One sample at a moderate size; where masks overlap, the smaller is on top."""
-    masks = coarse_masks(sample, PICTURE_SIDE)
+    masks = coarse_masks(sample.masks, PICTURE_SIDE)
     image = resize_image(sample.image, (masks.shape[1], masks.shape[2]))
     ids = np.zeros(masks.shape[1:], np.int32)
     areas = masks.sum(axis=(1, 2))

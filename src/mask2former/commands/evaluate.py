@@ -23,7 +23,7 @@ from mask2former.evaluation.instance_files import score_instance_files
 from mask2former.inference.predictions import CocoResults, open_predictions
 from mask2former.inference.submission import open_submission
 from mask2former.segmenter import Augmentation
-from mask2former.structures import Category, Sample, Segmentation, class_names
+from mask2former.structures import Category, Sample, Segmentation, Task, class_names
 from mask2former.training.evaluate import FederatedDataset, OnImage, evaluate, measure_results
 from mask2former.training.examine import Examination
 from mask2former.training.report import record_of, write_evaluation
@@ -67,6 +67,8 @@ Groups = dict[int | str, str]
 
 
 def of_model(options: Evaluate, console: Console) -> tuple[dict[str, float], Dataset, Groups]:
+    if options.task:  # else the data set's own decide, which is opened as the model needs it
+        require_semantic(options.tta, options.task)
     segmenter = load_segmenter(
         options.model,
         classes=options.classes,
@@ -77,11 +79,7 @@ def of_model(options: Evaluate, console: Console) -> tuple[dict[str, float], Dat
     things_only = all(category.is_thing for category in segmenter.categories)
     dataset = open_data(options, things_only)
     tasks = options.task or dataset.tasks
-    if options.tta and "semantic" not in tasks:
-        raise ValueError(
-            "--tta: views are averaged for the semantic result alone, which is not measured here;"
-            " leave it out, or ask for it with --task semantic"
-        )
+    require_semantic(options.tta, tasks)
     groups = read_groups(dataset, options.group_by) if options.group_by else {}
     examination = Examination(segmenter.categories) if options.report is not None else None
     with writing(options, segmenter.categories, examination) as on_image:
@@ -101,6 +99,14 @@ def of_model(options: Evaluate, console: Console) -> tuple[dict[str, float], Dat
         write_evaluation(options.report, title, record, command_line("evaluate", options))
         console.print(f"report: {options.report}", markup=False, soft_wrap=True)
     return figures, dataset, groups
+
+
+def require_semantic(tta: bool, tasks: Sequence[Task]) -> None:
+    if tta and "semantic" not in tasks:
+        raise ValueError(
+            "--tta: views are averaged for the semantic result alone, which is not measured here;"
+            " leave it out, or ask for it with --task semantic"
+        )
 
 
 def of_files(

@@ -53,11 +53,17 @@ def tells_labels(dataset: Dataset) -> bool:
     return isinstance(dataset, Labelled) and (viewed is None or tells_labels(viewed))
 
 
+FEDERATED = ("frequency", "federated")  # what LVIS has beside, by class and by image id
+
+
 class Part:
-    """The images of a data set at some indices."""
+    """The images of a data set at some indices; of LVIS's it is evaluated as LVIS is."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices
+        for name in FEDERATED:
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name))
 
     @property
     def categories(self) -> tuple[Category, ...]:

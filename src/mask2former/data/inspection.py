@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mask2former.data.dataset import Dataset
-from mask2former.structures import Category, Sample
+from mask2former.structures import Category, Masks, Sample
 
 _COARSE = 256  # longest side that masks are drawn at, to count their pixels
 
@@ -28,6 +28,7 @@ class Inspection:
     class_objects: Int64[np.ndarray, "K"]
     class_images: Int64[np.ndarray, "K"]
     class_pixels: Float[np.ndarray, "K"]  # sum over the images of the share of their pixels
+    void_pixels: float = 0.0  # as class_pixels, of those that carry no annotation
     unreadable: list[str] = field(default_factory=list)  # messages
     samples: list[Sample] = field(default_factory=list)  # for pictures
 
@@ -35,6 +36,10 @@ class Inspection:
     def class_shares(self) -> Float[np.ndarray, "K"]:
         """Mean share of an image's pixels, 0..1."""
         return self.class_pixels / max(1, len(self.sizes))
+
+    @property
+    def void_share(self) -> float:
+        return self.void_pixels / max(1, len(self.sizes))
 
 
 def inspect(dataset: Dataset, *, most: int, pictures: int, progress: bool = False) -> Inspection:
@@ -80,12 +85,12 @@ def spread_of(indices: Sequence[int], most: int) -> list[int]:
     return [indices[place] for place in spread(len(indices), most)]
 
 
-def coarse_masks(sample: Sample, longest: int) -> Bool[np.ndarray, "N h w"]:
+def coarse_masks(masks: Masks, longest: int) -> Bool[np.ndarray, "N h w"]:
     """All masks, the longest side of the image at most `longest`."""
-    height, width = sample.masks.size
+    height, width = masks.size
     scale = min(1.0, longest / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    return sample.masks.render((0, 0, width, height), size)
+    return masks.render((0, 0, width, height), size)
 
 
 def _count(result: Inspection, sample: Sample) -> None:
@@ -94,7 +99,9 @@ def _count(result: Inspection, sample: Sample) -> None:
     result.objects.append(len(sample.labels))
     result.crowds += int(sample.is_crowd.sum())
     np.add.at(result.class_objects, sample.labels, 1)
-    masks = coarse_masks(sample, _COARSE)
+    if sample.void is not None:
+        result.void_pixels += float(coarse_masks(sample.void, _COARSE).any(axis=0).mean())
+    masks = coarse_masks(sample.masks, _COARSE)
     for label in np.unique(sample.labels):
         result.class_images[label] += 1
         result.class_pixels[label] += masks[sample.labels == label].any(axis=0).mean()

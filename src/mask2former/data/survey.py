@@ -61,7 +61,7 @@ def survey(dataset: Dataset, most: int = LOOKED_AT) -> Survey:
 
 def sizes_of(sample: Sample) -> Float[np.ndarray, "N"]:
     """The root of every object's area in pixels; at least a cell of the map it is measured on."""
-    masks = coarse_masks(sample, RENDERED)
+    masks = coarse_masks(sample.masks, RENDERED)
     cell = math.prod(sample.masks.size) / math.prod(masks.shape[1:])
     sizes: np.ndarray = np.sqrt(np.maximum(masks.sum((1, 2)), 1) * cell)
     return sizes
