@@ -332,9 +332,9 @@ def test_labels_in_text_are_read(tmp_path: Path, deep: bool) -> None:
     assert check(tmp_path, deep=deep) == []
     (tmp_path / "labels" / "train" / "0.txt").write_text("7 0.1 0.1 0.9 0.1 0.9 0.9\n")
     (tmp_path / "labels" / "train" / "1.txt").write_text("")
-    assert [(f.kind, f.severity) for f in check(tmp_path, deep=deep)] == [
-        ("unreadable sample", "error"),
-        ("image without objects", "warning"),
+    assert [(f.kind, f.severity, f.record) for f in check(tmp_path, deep=deep)] == [
+        ("unreadable sample", "error", "0.png"),
+        ("image without objects", "warning", "1.png"),
     ]
     for label in (tmp_path / "labels" / "train").iterdir():
         label.write_text("")

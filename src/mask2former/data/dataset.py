@@ -53,6 +53,12 @@ def tells_labels(dataset: Dataset) -> bool:
     return isinstance(dataset, Labelled) and (viewed is None or tells_labels(viewed))
 
 
+def record_of(dataset: Dataset, index: int) -> str:
+    """What findings call an image that is not read: its file's name if the data set tells."""
+    name_of = getattr(dataset, "name_of", None)
+    return f"sample {index}" if name_of is None else str(name_of(index))
+
+
 FEDERATED = ("frequency", "federated")  # what LVIS has beside, by class and by image id
 
 

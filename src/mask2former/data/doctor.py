@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mask2former.archive import AnyPath, ZipPath
-from mask2former.data.dataset import Dataset, labels_of, tells_labels
+from mask2former.data.dataset import Dataset, labels_of, record_of, tells_labels
 from mask2former.data.detect import best_for, choose_split, find_formats, nothing_found, root_of
 from mask2former.data.doctor_coco import FORMATS as COCO_FORMATS
 from mask2former.data.doctor_coco import coco_part
@@ -134,7 +134,7 @@ def _other_part(
         return part
 
     def read(index: int) -> list[Finding]:
-        record = f"sample {index}"
+        record = record_of(dataset, index)
         try:
             sample = dataset[index]
         except (ValueError, OSError, KeyError, IndexError) as error:
@@ -155,11 +155,11 @@ def _other_part(
 def _read_labels(part: Part, dataset: Dataset) -> None:
     """What can be told of a reader's samples without their images."""
     for index in range(len(dataset)):
+        record = record_of(dataset, index)
         try:
             if not labels_of(dataset, index):
-                part.findings.append(_without_objects(part, f"sample {index}"))
+                part.findings.append(_without_objects(part, record))
         except (ValueError, OSError) as error:
-            record = f"sample {index}"
             part.findings.append(
                 _of_sample(part, "unreadable sample", record, str(error), error=True)
             )

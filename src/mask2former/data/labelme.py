@@ -93,6 +93,9 @@ class LabelMe:
     def __len__(self) -> int:
         return len(self._records)
 
+    def name_of(self, index: int) -> str:
+        return self._records[index].image  # as samples are named
+
     def labels_of(self, index: int) -> set[int]:
         names = self._records[index].names
         return {i for i, category in enumerate(self.categories) if category.name in names}

@@ -44,6 +44,9 @@ class Yolo:
     def __len__(self) -> int:
         return len(self._images)
 
+    def name_of(self, index: int) -> str:
+        return self._images[index].name
+
     def labels_of(self, index: int) -> set[int]:
         return set(self._read_labels(label_file(self._images[index]), (1, 1))[0])
 
