@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.curves import read_log, smoothed
 from benchmarks.inference import agreement
 from benchmarks.loader import measure, table
 from benchmarks.measure import Run, compare, relative_distance, report
@@ -74,3 +75,10 @@ def test_validation_is_measured_part_by_part(capsys: pytest.CaptureFixture[str])
     assert names == ["post-processing", "evaluators"] * 2 + ["figures"]
     assert all(spent.wall > 0 and spent.processor > 0 for _, spent in parts)
     assert "PQ " in capsys.readouterr().out
+
+
+def test_a_curve_is_the_mean_of_its_parts(tmp_path: Path) -> None:
+    assert smoothed([1.0, 1.0, 3.0, 5.0, 7.0], parts=2) == [(1.5, 5 / 3), (4.0, 6.0)]
+    assert smoothed([2.0], parts=30) == [(0.5, 2.0)]
+    with pytest.raises(ValueError, match="no log.jsonl here"):
+        read_log(tmp_path)
