@@ -80,5 +80,5 @@ def test_validation_is_measured_part_by_part(capsys: pytest.CaptureFixture[str])
 def test_a_curve_is_the_mean_of_its_parts(tmp_path: Path) -> None:
     assert smoothed([1.0, 1.0, 3.0, 5.0, 7.0], parts=2) == [(1.5, 5 / 3), (4.0, 6.0)]
     assert smoothed([2.0], parts=30) == [(0.5, 2.0)]
-    with pytest.raises(ValueError, match="no log.jsonl here"):
+    with pytest.raises(ValueError, match=r"no log\.jsonl here"):
         read_log(tmp_path)
