@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import markdown, status
+from benchmarks.curves import read_log
+from benchmarks.measure import FIGURES, markdown, status
 from benchmarks.models import small_config
 from mask2former.data.scenes import CATEGORIES
 from mask2former.data.scenes_layout import ScenesConfig
@@ -33,7 +34,6 @@ from mask2former.structures import Task, View
 from mask2former.training.config import ScenesData, TrainConfig
 from mask2former.training.trainer import train
 
-FIGURES = ("PQ", "AP", "mIoU")
 EVALUATIONS = 4  # of a training: the points of its curve
 
 
@@ -178,7 +178,7 @@ def run_one(name: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     )
     started = time.perf_counter()
     train(config, folder)
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = read_log(folder)
     curve = [
         {"step": line["step"], **{k: v for k, v in line["evaluation"].items() if k in FIGURES}}
         for line in lines

@@ -11,7 +11,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-FIGURES = ("PQ", "AP", "mIoU")
+from benchmarks.measure import FIGURES
+
 SMOOTHED = 30  # parts of a training that a mean of the loss is taken of
 
 

@@ -15,13 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.inference import pixels_of
-from benchmarks.measure import markdown
+from benchmarks.measure import Run, markdown
 from benchmarks.models import BACKBONES, write_models
 from benchmarks.training import objects
 from mask2former.inference.postprocess import segment
@@ -32,7 +31,7 @@ from mask2former.segmenter import Segmenter
 from mask2former.structures import Targets
 from mask2former.weights import load_model
 
-Run = Callable[[], Any]
+PARTS = ("inference", "sampling", "training")
 
 
 def in_turn(runs: dict[str, Run], rounds: int, device: torch.device) -> dict[str, float]:
@@ -151,12 +150,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        choices=("inference", "sampling", "training"),
-        default=["inference", "sampling", "training"],
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/gpu.json"))
     options = parser.parse_args()
     device = torch.device(options.device)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+FIGURES = ("PQ", "AP", "mIoU")  # of an evaluation, those that are shown
 Run = Callable[[], Any]  # what is timed; returns what the two are compared by
 Make = Callable[..., Run]  # sets it up, in the process that runs it
 

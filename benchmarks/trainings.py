@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import markdown, status
+from benchmarks.measure import FIGURES, markdown, status
 from benchmarks.models import small_config
 from mask2former.data.detect import open_dataset
 from mask2former.data.loader import Stream, batches
@@ -42,7 +42,6 @@ from mask2former.weights import load_model, save_model
 from mask2former.weights.pretrained import load_backbone
 
 POINTS, RATE, DECAY, CLIP = 2048, 1e-3, 0.05, 0.1
-FIGURES = ("PQ", "AP", "mIoU")
 Step = Callable[[Batch], Tensor]  # to the loss
 
 

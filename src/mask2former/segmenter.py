@@ -85,7 +85,7 @@ class Segmenter:
         self.model = model.eval()
         self.network: nn.Module = compiled(model) if compile else model
         self.batch_size = batch_size
-        self.canvas_step = canvas_step or divisor
+        self.canvas_step = canvas_step
 
     @classmethod
     def from_pretrained(
@@ -312,9 +312,10 @@ class Segmenter:
         return prepared
 
     def canvas(self, sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
-        """The largest height and width, rounded up to the canvas step."""
+        """The largest height and width, rounded up to the canvas step or the view's divisor."""
+        step = self.canvas_step or self.model.config.view.size_divisor
         height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
-        return height + -height % self.canvas_step, width + -width % self.canvas_step
+        return height + -height % step, width + -width % step
 
 
 def compiled(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> nn.Module:
