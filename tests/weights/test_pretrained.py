@@ -179,3 +179,8 @@ def test_from_a_model_of_this_package(tmp_path: Path) -> None:
     load_backbone(other, "scenes")
     weight = embedded.backbone.state_dict()["stem.conv.weight"]
     assert torch.equal(other.backbone.state_dict()["stem.conv.weight"], weight)
+    frozen = replace(embedded.config.backbone, norm="frozen_batch_norm")
+    other = Mask2Former(replace(RESNET, backbone=frozen))
+    load_backbone(other, "scenes")  # whose norms count batches
+    mean = embedded.backbone.state_dict()["stem.norm.running_mean"]
+    assert torch.equal(other.backbone.state_dict()["stem.norm.running_mean"], mean)
