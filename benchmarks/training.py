@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.measure import Comparison, Run, command, compare, report, write_json
 from benchmarks.models import write_models
+from mask2former.allocator import keep_freed_memory
 from mask2former.loss.criterion import Criterion, LossConfig
 from mask2former.structures import Targets
-from mask2former.training.memory import keep_freed_memory
 from mask2former.weights import load_model
 
 

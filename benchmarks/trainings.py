@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import FIGURES, markdown, status
 from benchmarks.models import small_config
+from mask2former.allocator import keep_freed_memory
 from mask2former.data.detect import open_dataset
 from mask2former.data.loader import Stream, batches
 from mask2former.data.transforms import TrainView
@@ -36,7 +37,6 @@ from mask2former.presets.compact import COMPACT_OPTIMIZER
 from mask2former.segmenter import Segmenter
 from mask2former.structures import Batch, View
 from mask2former.training.evaluate import evaluate
-from mask2former.training.memory import keep_freed_memory
 from mask2former.training.optimizer import rate_factor, set_rates
 from mask2former.weights import load_model, save_model
 from mask2former.weights.pretrained import load_backbone

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from mask2former.allocator import keep_freed_memory
 from mask2former.imaging import (
     as_rgb,
     contrast_table,
@@ -105,13 +106,18 @@ class Segmenter:
         `device="auto"` takes CUDA, then MPS, then the CPU. `batch_size` images go through the
         model together, padded to the largest of them.
 
+        On a CPU, freed memory stays with the process (see `allocator.py`) for the next image.
+
         `compile` hands the model to `torch.compile`: see `compiled`. Every new size of the padded
         images, the canvas, is compiled for; `canvas_step` rounds its sides up to multiples of so
         many pixels (the view's divisor if left out) and so makes the sizes few. The model sees the
         padding, so a larger step changes results a little.
         """
+        device = pick_device(device)
+        if device.type == "cpu":
+            keep_freed_memory()
         model = load(name_or_path, classes=classes)
-        model = model.to(device=pick_device(device), dtype=dtype)
+        model = model.to(device=device, dtype=dtype)
         # 1x1 convolutions are plain products then, on CPUs and on tensor cores alike.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(model, batch_size=batch_size, compile=compile, canvas_step=canvas_step)

@@ -42,16 +42,18 @@ def test_frozen_norm_is_batch_norm_with_constants() -> None:
     norm.load_state_dict(frozen.state_dict(), strict=False)
     assert not list(frozen.parameters())
     x = tiny.wave(2 * 6 * 5 * 4, 1.0).view(2, 6, 5, 4)
-    torch.testing.assert_close(frozen(x), norm(x))
-    with_gradient = frozen(x.clone().requires_grad_().clone())  # another way of computing the same
+    torch.testing.assert_close(frozen(x.clone()), norm(x))
+    half = x.bfloat16()  # another way of computing the same
+    torch.testing.assert_close(frozen(half), norm(half.float()).bfloat16())
+    with_gradient = frozen(x.clone().requires_grad_().clone())
     torch.testing.assert_close(with_gradient, norm(x))
     frozen.train()
-    torch.testing.assert_close(frozen(x), norm(x))
+    torch.testing.assert_close(frozen(x.clone()), norm(x))
 
 
 def test_new_frozen_norm_changes_nothing() -> None:
     x = tiny.wave(48, 1.0).view(2, 6, 2, 2)
-    torch.testing.assert_close(FrozenBatchNorm(6)(x), x)
+    torch.testing.assert_close(FrozenBatchNorm(6)(x.clone()), x)
 
 
 def test_stride_is_in_the_3x3_convolution() -> None:

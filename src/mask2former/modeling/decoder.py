@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mask2former.modeling.linear import feed_forward, linear
 from mask2former.modeling.position_encoding import Origin, sine_2d, sine_3d
 from mask2former.structures import Output, Prediction
 
@@ -64,7 +65,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B Q C"]:
         """`x` is what the result is added to; a query attends to the keys it is `allowed`."""
         q, k, v = (
-            F.linear(source, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            linear(source, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for source, weight, bias in zip(
                 (query, key, value),
                 self.in_proj_weight.chunk(3),
@@ -97,8 +98,8 @@ class FeedForward(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, x: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q C"]:
-        hidden = self.dropout(F.relu_(self.linear1(x.flatten(0, 1))))  # flat: in place is no view
-        normalised: Tensor = self.norm(x + self.dropout(self.linear2(hidden)).view_as(x))
+        fed = feed_forward(x, self.linear1, self.linear2, self.dropout)
+        normalised: Tensor = self.norm(x + self.dropout(fed))
         return normalised
 
 

@@ -9,11 +9,11 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mask2former.modeling.linear import Linear, linear
 from mask2former.modeling.sampling import Grid, sample
 
 
@@ -25,8 +25,8 @@ class DeformableAttention(nn.Module):
         self.levels, self.heads, self.points = levels, heads, points
         self.offsets = nn.Linear(channels, heads * levels * points * 2)
         self.weights = nn.Linear(channels, heads * levels * points)
-        self.value = nn.Linear(channels, channels)
-        self.output = nn.Linear(channels, channels)
+        self.value = Linear(channels, channels)
+        self.output = Linear(channels, channels)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -41,9 +41,9 @@ class DeformableAttention(nn.Module):
         self.offsets.bias.data.copy_(bias.flatten())
         nn.init.zeros_(self.weights.weight)
         nn.init.zeros_(self.weights.bias)
-        for linear in (self.value, self.output):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(
         self,
@@ -83,7 +83,7 @@ def linear_of_sum(
     weight: Float[Tensor, "D C"],
     bias: Float[Tensor, "D"],
 ) -> Float[Tensor, "B S D"]:
-    """`F.linear(x + y, ...)`, whose sum is made once more in the backward pass rather than kept.
+    """`linear(x + y, ...)`, whose sum is made once more in the backward pass rather than kept.
 
     `x` and `y` are kept anyway, `x` for the layer's values and `y` for all layers.
     """
@@ -91,7 +91,7 @@ def linear_of_sum(
     if torch.is_grad_enabled() and not plain:
         summed: Tensor = LinearOfSum.apply(x, y, weight, bias)  # type: ignore[no-untyped-call]
         return summed
-    return F.linear(x + y, weight, bias)
+    return linear(x + y, weight, bias)
 
 
 class LinearOfSum(torch.autograd.Function):
@@ -104,7 +104,7 @@ class LinearOfSum(torch.autograd.Function):
         bias: Float[Tensor, "D"],
     ) -> Float[Tensor, "B S D"]:
         ctx.save_for_backward(x, y, weight)
-        return F.linear(x + y, weight, bias)
+        return linear(x + y, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -112,7 +112,7 @@ class LinearOfSum(torch.autograd.Function):
         x, y, weight = ctx.saved_tensors
         for_x, for_y, for_weight, for_bias = ctx.needs_input_grad
         gradient = gradients[0].flatten(0, 1)
-        of_sum = (gradient @ weight).view_as(x) if for_x or for_y else None
+        of_sum = linear(gradient, weight.T, None).view_as(x) if for_x or for_y else None
         return (
             of_sum if for_x else None,
             of_sum.sum_to_size(y.shape) if for_y and of_sum is not None else None,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mask2former.modeling.convolution import Conv2d
 from mask2former.modeling.deformable_attention import DeformableAttention
+from mask2former.modeling.linear import feed_forward
 from mask2former.modeling.position_encoding import Origin, sine_2d
 from mask2former.modeling.sampling import Grid
 
@@ -53,10 +54,8 @@ class EncoderLayer(nn.Module):
     ) -> Float[Tensor, "B S C"]:
         attended = self.attention(tokens, position, grid, reference)
         tokens = self.norm1(tokens + self.dropout(attended))
-        # In place, for it is 4 times the tokens; flat, for in place on a view costs a copy of it.
-        hidden = self.dropout(F.relu_(self.linear1(tokens.flatten(0, 1))))
-        added = self.dropout(self.linear2(hidden)).view_as(tokens)
-        normalised: Tensor = self.norm2(tokens + added)
+        fed = feed_forward(tokens, self.linear1, self.linear2, self.dropout)
+        normalised: Tensor = self.norm2(tokens + self.dropout(fed))
         return normalised
 
 

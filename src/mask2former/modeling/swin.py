@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mask2former.modeling.backbone import Backbone
+from mask2former.modeling.linear import Linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +96,8 @@ class WindowAttention(nn.Module):
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer(
@@ -130,9 +131,7 @@ class SwinBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, heads, config.window)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
-        )
+        self.mlp = nn.Sequential(Linear(channels, hidden), nn.GELU(), Linear(hidden, channels))
         self.drop_path = DropPath(drop_path)
 
     def forward(
@@ -163,7 +162,7 @@ class PatchMerging(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * channels)
-        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w D"]:
         h, w = x.shape[1:3]

@@ -1,8 +1,7 @@
-"""Memory: kept from step to step, measured, and what to do when it runs out."""
+"""Memory measured, and what to do when it runs out."""
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,24 +10,8 @@ import torch
 
 from mask2former.training.config import TrainConfig
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 # How torch's allocators on the CPU and on Apple's GPUs put it, in a plain RuntimeError.
 _FULL = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of handing it back to the system.
-
-    By default each large tensor is mapped afresh and its pages are faulted in one by one; in a
-    training step on a CPU that took a quarter of the time. Elsewhere this does nothing.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_TOP_PAD, 2**26)
 
 
 def peak_memory(device: torch.device) -> float:

@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from mask2former.allocator import keep_freed_memory
 from mask2former.data.dataset import Dataset
 from mask2former.data.loader import Stream, batches
 from mask2former.loss.criterion import Criterion, Losses, mean_over_ranks
@@ -31,7 +32,7 @@ from mask2former.training.examine import Examination
 from mask2former.training.freeze import freeze
 from mask2former.training.log import Log, progress_bar, replace_text, summary
 from mask2former.training.loggers import open_loggers
-from mask2former.training.memory import explained, keep_freed_memory, peak_memory
+from mask2former.training.memory import explained, peak_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
 from mask2former.training.report import report_evaluation
 from mask2former.training.signals import Signals, Stopped
