@@ -48,7 +48,7 @@ def ours_step(folder: Path, size: int, batch: int, count: int) -> Run:
         loss = criterion(model(images), tuple(targets)).total
         loss.backward()
         model.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     return run
 
@@ -66,7 +66,7 @@ def peer_step(folder: Path, size: int, batch: int, count: int) -> Run:
         loss = model(pixel_values=images, mask_labels=masks, class_labels=labels).loss
         loss.backward()
         model.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     return run
 
