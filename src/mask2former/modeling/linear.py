@@ -100,7 +100,7 @@ class PixelByPixel(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (image, weight) = gradients, ctx.saved_tensors
-        return backward(gradient, image, weight, ctx.needs_input_grad)
+        return gradients_of_convolved(gradient, image, weight, ctx.needs_input_grad)
 
 
 class FeedForwardPixels(torch.autograd.Function):
@@ -123,17 +123,17 @@ class FeedForwardPixels(torch.autograd.Function):
         image, hidden, weight1, weight2 = ctx.saved_tensors
         of_image, of_weight1, of_bias1, *of_second = ctx.needs_input_grad
         of_first = (of_image, of_weight1, of_bias1)
-        second = backward(gradients[0], hidden, weight2, (any(of_first), *of_second))
+        second = gradients_of_convolved(gradients[0], hidden, weight2, (any(of_first), *of_second))
         if second[0] is None:
             return None, None, None, *second[1:]
         # In place: where the activation was cut off there is no gradient.
         inner = torch.ops.aten.threshold_backward.grad_input(
             second[0], hidden, 0, grad_input=second[0]
         )
-        return *backward(inner, image, weight1, of_first), *second[1:]
+        return *gradients_of_convolved(inner, image, weight1, of_first), *second[1:]
 
 
-def backward(
+def gradients_of_convolved(
     gradient: Float[Tensor, "1 D 1 N"],
     image: Float[Tensor, "1 C 1 N"],
     weight: Float[Tensor, "D C"],
