@@ -279,3 +279,12 @@ def test_elongated_images_keep_to_the_longest_side() -> None:
     assert scaled(view, (100, 400), 0) == (60, 240)
     assert scaled(view, (100, 800), 0) == (30, 240)
     assert scaled(view, (800, 100), 0) == (240, 30)
+
+
+def test_without_the_whole_canvas_nothing_is_padded() -> None:
+    view = TrainView(size=60, scale=(1.0, 1.0), crop=(100, 40), whole_canvas=False, turn=True)
+    for seed in range(4):  # an oblong view cannot be turned by a quarter
+        image, targets = view_of(scene(), view, seed)
+        assert image.shape == (45, 40, 3)
+        assert targets.masks.shape[-2:] == (45, 40)
+        assert (image != PAD).mean() > 0.9

@@ -27,7 +27,8 @@ class TrainView:
 
     The image is scaled to `size` times a factor drawn from `scale`, or to one of `sizes`: its
     longest side if `fit` is "inside", its shortest if "shortest_side". Then a crop is taken; what
-    it lacks is padded.
+    it lacks is padded, or with `whole_canvas` off left out: then batches are padded as at test,
+    to the largest of their images.
     """
 
     size: int = 1024  # pixels
@@ -36,6 +37,7 @@ class TrainView:
     longest_side: int | None = None  # pixels; what no side may exceed once it is scaled
     fit: Literal["inside", "shortest_side"] = "inside"
     crop: tuple[int, int] = (1024, 1024)  # (H, W)
+    whole_canvas: bool = True  # views smaller than `crop` are padded to it
     flip: bool = True  # left and right
     turn: bool = False  # quarter turns and top and bottom: where there is no upright
     color: bool = False  # SSD's: brightness, contrast, saturation, hue
@@ -52,19 +54,20 @@ def apply(
     image = sample.image
     if view.contrast_percentiles is not None:
         image = stretch_contrast(image, view.contrast_percentiles)
-    image = render_image(image, box, inner, view.crop)
+    size = (inner[0], inner[1])
+    canvas = view.crop if view.whole_canvas else size
+    image = render_image(image, box, inner, canvas)
     if view.color:
         image = distort_color(image, rng)
     if view.invert > rng.random():
         image = 255 - image
-    size = (inner[0], inner[1])
     keep = ~sample.is_crowd
-    masks = pad(sample.masks.render(box, size), view.crop)
+    masks = pad(sample.masks.render(box, size), canvas)
     ignore = None
     if view.ignore_void:
         ignore = masks[~keep].any(0)
         if sample.void is not None:
-            ignore |= pad(sample.void.render(box, size), view.crop).any(0)
+            ignore |= pad(sample.void.render(box, size), canvas).any(0)
     keep &= masks.any((1, 2))
     masks = masks[keep]
     if view.flip and rng.random() < 0.5:
@@ -72,7 +75,7 @@ def apply(
     if view.turn:
         if rng.random() < 0.5:
             image, masks, ignore = flip(image, masks, ignore, axis=0)
-        if view.crop[0] == view.crop[1] and rng.random() < 0.5:
+        if canvas[0] == canvas[1] and rng.random() < 0.5:
             image, masks = image.transpose(1, 0, 2), masks.transpose(0, 2, 1)
             ignore = None if ignore is None else ignore.T
     targets = Targets(
