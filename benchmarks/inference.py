@@ -27,6 +27,7 @@ from benchmarks.measure import (
 )
 from benchmarks.models import BACKBONES, write_models
 from mask2former.segmenter import Segmenter
+from mask2former.weights import load_model
 
 TOLERANCE = 1e-3  # of the logits, in relative norm
 
@@ -86,7 +87,8 @@ def peer_model(folder: Path, batch: int) -> Run:
 
 
 def pixels_of(folder: Path, batch: int) -> torch.Tensor:
-    segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu")
+    # Not `from_pretrained`, for in the peer's process memory is to be as its users have it.
+    segmenter = Segmenter(load_model(folder / "ours"))
     one = segmenter.prepare(np.asarray(Image.open(folder / "image.jpg")))
     height, width = segmenter.canvas([one.shape[-2:]])
     padded = torch.zeros(batch, 3, height, width)
