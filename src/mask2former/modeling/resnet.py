@@ -53,8 +53,9 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels) - self.eps)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        exact = x.dtype == torch.float32 and not torch.compiler.is_compiling()
-        if not x.requires_grad and not exact:
+        # In half precision scale and shift would be rounded before they are used.
+        in_place = x.dtype == torch.float32 and not torch.compiler.is_compiling()
+        if not x.requires_grad and not in_place:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
