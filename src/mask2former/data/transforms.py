@@ -50,13 +50,12 @@ def apply(
     sample: Sample, view: TrainView, rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Targets]:
     """One random view of a sample; objects that are not in it, and crowds, are no targets."""
-    box, inner = random_crop(sample.image.shape[:2], view, rng)
+    box, size = random_crop(sample.image.shape[:2], view, rng)
     image = sample.image
     if view.contrast_percentiles is not None:
         image = stretch_contrast(image, view.contrast_percentiles)
-    size = (inner[0], inner[1])
     canvas = view.crop if view.whole_canvas else size
-    image = render_image(image, box, inner, canvas)
+    image = render_image(image, box, size, canvas)
     if view.color:
         image = distort_color(image, rng)
     if view.invert > rng.random():

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mask2former.modeling.linear import Linear, linear
+from mask2former.modeling.linear import Linear, gradients_of_linear, linear
 from mask2former.modeling.sampling import Grid, sample
 
 
@@ -110,12 +110,13 @@ class LinearOfSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight = ctx.saved_tensors
-        for_x, for_y, for_weight, for_bias = ctx.needs_input_grad
-        gradient = gradients[0].flatten(0, 1)
-        of_sum = linear(gradient, weight.T, None).view_as(x) if for_x or for_y else None
+        for_x, for_y, *others = ctx.needs_input_grad
+        of_rows, *of_others = gradients_of_linear(
+            gradients[0].flatten(0, 1), (x + y).flatten(0, 1), weight, (for_x or for_y, *others)
+        )
+        of_sum = None if of_rows is None else of_rows.view_as(x)
         return (
             of_sum if for_x else None,
             of_sum.sum_to_size(y.shape) if for_y and of_sum is not None else None,
-            gradient.T @ (x + y).flatten(0, 1) if for_weight else None,
-            gradient.sum(0) if for_bias else None,
+            *of_others,
         )

@@ -7,6 +7,7 @@ weights alone is faster as a product.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,12 +32,23 @@ def linear(
     """`F.linear`, up to rounding."""
     if not gains(x):
         return F.linear(x, weight, bias)
-    image = as_image(x.flatten(0, -2))
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        out: Tensor = PixelByPixel.apply(image, weight, bias)  # type: ignore[no-untyped-call]
-    else:
-        out = convolved(image, weight, bias)
+    rows = x.flatten(0, -2)
+    out: Tensor = RowsByConvolution.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
     return as_rows(out).view(*x.shape[:-1], -1)
+
+
+def gradients_of_linear(
+    gradient: Float[Tensor, "N D"],
+    rows: Float[Tensor, "N C"],
+    weight: Float[Tensor, "D C"],
+    needed: Sequence[bool],
+) -> tuple[Float[Tensor, "N C"] | None, Float[Tensor, "D C"] | None, Float[Tensor, "D"] | None]:
+    """Those of rows, weight and bias that are `needed`, for backward passes."""
+    return (
+        linear(gradient, weight.T, None) if needed[0] else None,
+        gradient.T @ rows if needed[1] else None,
+        gradient.sum(0) if needed[2] else None,
+    )
 
 
 def feed_forward(
@@ -50,11 +62,9 @@ def feed_forward(
         # In place, and flat, for in place on a view autograd would copy it.
         fed: Tensor = second(dropout(F.relu_(first(rows))))
         return fed.view_as(x)
-    arguments = (as_image(rows), first.weight, first.bias, second.weight, second.bias)
-    if torch.is_grad_enabled():
-        out: Tensor = FeedForwardPixels.apply(*arguments)  # type: ignore[no-untyped-call]
-    else:
-        out = convolved(F.relu_(convolved(*arguments[:3])), *arguments[3:])
+    out: Tensor = FeedForwardByConvolution.apply(  # type: ignore[no-untyped-call]
+        rows, first.weight, first.bias, second.weight, second.bias
+    )
     return as_rows(out).view_as(x)
 
 
@@ -70,79 +80,63 @@ def gains(x: Float[Tensor, "*N C"]) -> bool:
     )
 
 
-def as_image(rows: Float[Tensor, "N C"]) -> Float[Tensor, "1 C 1 N"]:
-    """Rows are the pixels of an image one pixel high that has its channels last."""
-    return rows.contiguous()[None, None].permute(0, 3, 1, 2)
+def convolved(
+    rows: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None
+) -> Float[Tensor, "1 D 1 N"]:
+    """Rows are the pixels of an image one pixel high that has its channels last.
+
+    It stays one, for autograd forbids to work in place on a view that a function returns.
+    """
+    image = rows.contiguous()[None, None].permute(0, 3, 1, 2)
+    return F.conv2d(image, weight[:, :, None, None], bias)
 
 
 def as_rows(image: Float[Tensor, "1 C 1 N"]) -> Float[Tensor, "N C"]:
     return image.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def convolved(
-    image: Float[Tensor, "1 C 1 N"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None
-) -> Float[Tensor, "1 D 1 N"]:
-    return F.conv2d(image, weight[:, :, None, None], bias)
-
-
-class PixelByPixel(torch.autograd.Function):
+class RowsByConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        image: Float[Tensor, "1 C 1 N"],
+        rows: Float[Tensor, "N C"],
         weight: Float[Tensor, "D C"],
         bias: Float[Tensor, "D"] | None,
     ) -> Float[Tensor, "1 D 1 N"]:
-        ctx.save_for_backward(image, weight)
-        return convolved(image, weight, bias)
+        ctx.save_for_backward(rows, weight)
+        return convolved(rows, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), (image, weight) = gradients, ctx.saved_tensors
-        return gradients_of_convolved(gradient, image, weight, ctx.needs_input_grad)
+        rows, weight = ctx.saved_tensors
+        return gradients_of_linear(as_rows(gradients[0]), rows, weight, ctx.needs_input_grad)
 
 
-class FeedForwardPixels(torch.autograd.Function):
+class FeedForwardByConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        image: Float[Tensor, "1 C 1 N"],
+        rows: Float[Tensor, "N C"],
         weight1: Float[Tensor, "D C"],
         bias1: Float[Tensor, "D"],
         weight2: Float[Tensor, "C D"],
         bias2: Float[Tensor, "C"],
     ) -> Float[Tensor, "1 C 1 N"]:
-        hidden = F.relu_(convolved(image, weight1, bias1))
-        ctx.save_for_backward(image, hidden, weight1, weight2)
+        hidden = as_rows(F.relu_(convolved(rows, weight1, bias1)))
+        ctx.save_for_backward(rows, hidden, weight1, weight2)
         return convolved(hidden, weight2, bias2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        image, hidden, weight1, weight2 = ctx.saved_tensors
-        of_image, of_weight1, of_bias1, *of_second = ctx.needs_input_grad
-        of_first = (of_image, of_weight1, of_bias1)
-        second = gradients_of_convolved(gradients[0], hidden, weight2, (any(of_first), *of_second))
-        if second[0] is None:
-            return None, None, None, *second[1:]
-        # In place: where the activation was cut off there is no gradient.
-        inner = torch.ops.aten.threshold_backward.grad_input(
-            second[0], hidden, 0, grad_input=second[0]
+        rows, hidden, weight1, weight2 = ctx.saved_tensors
+        of_first, of_second = ctx.needs_input_grad[:3], ctx.needs_input_grad[3:]
+        inner, *second = gradients_of_linear(
+            as_rows(gradients[0]), hidden, weight2, (any(of_first), *of_second)
         )
-        return *gradients_of_convolved(inner, image, weight1, of_first), *second[1:]
-
-
-def gradients_of_convolved(
-    gradient: Float[Tensor, "1 D 1 N"],
-    image: Float[Tensor, "1 C 1 N"],
-    weight: Float[Tensor, "D C"],
-    needed: tuple[bool, ...],
-) -> tuple[Float[Tensor, "1 C 1 N"] | None, Float[Tensor, "D C"] | None, Float[Tensor, "D"] | None]:
-    """The gradients of `convolved` in its three arguments, those that are `needed`."""
-    rows = as_rows(gradient)
-    return (
-        convolved(gradient, weight.T, None) if needed[0] else None,
-        rows.T @ as_rows(image) if needed[1] else None,
-        rows.sum(0) if needed[2] else None,
-    )
+        if inner is None:
+            return None, None, None, *second
+        # In place: where the activation was cut off there is no gradient.
+        torch.ops.aten.threshold_backward.grad_input(inner, hidden, 0, grad_input=inner)
+        return *gradients_of_linear(inner, rows, weight1, of_first), *second

@@ -84,6 +84,22 @@ def require_official(
     return pixels
 
 
+def with_counters_of(
+    expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """`tensors` with just those counts of batches that are expected, if need be the own ones.
+
+    A norm that is trained counts the batches it has seen, a frozen one does not; either way its
+    other tensors serve the other kind.
+    """
+    own = {n: t for n, t in expected.items() if _is_counter(n)}
+    return own | {n: t for n, t in tensors.items() if n in expected or not _is_counter(n)}
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
 def misfits(
     expected: Mapping[str, Tensor],
     found: Mapping[str, Tensor],

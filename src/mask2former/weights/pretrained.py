@@ -10,13 +10,12 @@ from torch import Tensor
 from mask2former.modeling.hf_backbone import HFBackbone
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.weights import EMBEDDED, detectron2, files, huggingface, mmdetection, native
-from mask2former.weights.names import misfits
+from mask2former.weights.names import misfits, with_counters_of
 
 # The classifier, its last norm, and constants.
 _SURPLUS = re.compile(r"(?:stem\.)?(fc|head|norm|classifier|layernorm|pooler)\..*|.*\.attn_mask")
 _THEIR_PREFIX = re.compile(r"^(swin|resnet|model)\.")
 _HUGGING_FACE = ("embeddings.", "embedder.")  # what their names begin with
-_COUNTER = "num_batches_tracked"  # of batch norms that are trained
 
 
 def load_backbone(model: Mask2Former, path: str | Path) -> None:
@@ -37,12 +36,9 @@ def load_backbone(model: Mask2Former, path: str | Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; backbone_weights names a file")
     expected = {f"backbone.{name}": t for name, t in model.backbone.state_dict().items()}
-    found = read_backbone(path, model)
-    # A frozen norm counts no batches.
-    found = {n: t for n, t in found.items() if n in expected or not n.endswith(_COUNTER)}
+    found = with_counters_of(expected, read_backbone(path, model))
     optional = {name for name in expected if re.match(r"backbone\.stages\.\d\.norm\.", name)}
-    counters = {name for name in expected if name.endswith(_COUNTER)}
-    faults = misfits(expected, found, optional=optional | counters, most=10)
+    faults = misfits(expected, found, optional=optional, most=10)
     if faults:
         raise ValueError(
             f"{path}: no weights of this backbone {faults}\n"

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.structures import Category, class_names
-from mask2former.weights.names import misfits
+from mask2former.weights.names import misfits, with_counters_of
 
 _CLASSES = ("decoder.head.class_logits.weight", "decoder.head.class_logits.bias")
 _QUERIES = ("decoder.query_features", "decoder.query_positions")
-# What a model may have and one that starts from it may not: the selection of cells as queries, and
-# the counters that frozen norms have no use for.
-_SURPLUS = ("decoder.selection.", "num_batches_tracked")
+_SELECTION = "decoder.selection."  # of cells as queries: one that starts from it may have none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +36,15 @@ def transfer(model: Mask2Former, source: Mask2Former, name: str) -> Transfer:
     """
     rows = matches(model.config.categories, source.config.categories)
     own, theirs = model.state_dict(), source.state_dict()
-    tensors = {n: t for n, t in theirs.items() if n in own or not _is_surplus(n)}
+    tensors = {n: t for n, t in theirs.items() if n in own or not n.startswith(_SELECTION)}
+    tensors = with_counters_of(own, tensors)
     for key in _QUERIES:
         if key in own and key in tensors:
             tensors[key] = _first_rows(own[key], tensors[key])
     for key in _CLASSES:
         if key in tensors and tensors[key].shape[1:] == own[key].shape[1:]:
             tensors[key] = _class_rows(own[key], tensors[key], rows)
-    counters = {n for n in own if n.endswith("num_batches_tracked")}
-    faults = misfits(own, tensors, optional=counters)
+    faults = misfits(own, tensors)
     if faults:
         raise ValueError(f"{name}: the weights do not fit the config {faults}")
     model.load_state_dict(tensors, strict=False)
@@ -65,10 +63,6 @@ def matches(
     """For each category the source's row of the same name, capitals aside; None if it has none."""
     known = {name.casefold(): row for row, name in reversed([*enumerate(class_names(source))])}
     return tuple(known.get(name.casefold()) for name in class_names(categories))
-
-
-def _is_surplus(name: str) -> bool:
-    return any(part in name for part in _SURPLUS)
 
 
 def _first_rows(own: Tensor, theirs: Tensor) -> Tensor:
