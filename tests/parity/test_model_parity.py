@@ -17,7 +17,7 @@ import torch
 from recordings import REFERENCE, check, needs_recordings, official_model, prepared, recorded
 from torch import Tensor
 
-from mask2former.modeling.decoder import attention_mask, resize_frames
+from mask2former.modeling.decoder import attention_mask, shrink_frames
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.segmenter import Segmenter
 from mask2former.structures import Output
@@ -146,7 +146,7 @@ def test_rows_without_foreground_are_opened(folder: str, name: str) -> None:
     resets = 0
     for i, prediction in enumerate(output.auxiliary):
         size = stages.scales[i % 3].shape[-2:]
-        features = resize_frames(prediction.mask_features, size)
+        features = shrink_frames(prediction.mask_features, size)
         allowed = attention_mask(prediction.mask_embeddings, features)
         assert torch.equal(allowed, stages.allowed[i])
         logits = prediction.mask_embeddings @ features.flatten(2)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mask2former.modeling.linear import feed_forward, linear
 from mask2former.modeling.position_encoding import Origin, sine_2d, sine_3d
+from mask2former.modeling.resize import shrink
 from mask2former.structures import Output, Prediction
 
 
@@ -214,7 +215,7 @@ class Decoder(nn.Module):
         ]
         # Resizing commutes with the dot product over channels: the attention masks come from
         # features that are shrunk once, not from ten full-size predictions that are shrunk each.
-        shrunk = [resize_frames(mask_features.detach(), maps[s].shape[-2:]) for s in config.strides]
+        shrunk = [shrink_frames(mask_features.detach(), maps[s].shape[-2:]) for s in config.strides]
         x, query_positions, cell_logits = self.queries(maps[8], origin)
         anchors = self.anchors(query_positions)
         predictions = []
@@ -313,11 +314,9 @@ def tokens_of(x: Float[Tensor, "B C T h w"]) -> Float[Tensor, "B S C"]:
     return x.flatten(2).transpose(1, 2)
 
 
-def resize_frames(x: Float[Tensor, "B C T h w"], size: torch.Size) -> Float[Tensor, "B C T H W"]:
+def shrink_frames(x: Float[Tensor, "B C T h w"], size: torch.Size) -> Float[Tensor, "B C T H W"]:
     """Bilinear, without antialiasing, frame by frame."""
-    frames = x.transpose(1, 2).flatten(0, 1)
-    resized = F.interpolate(frames, size=tuple(size), mode="bilinear", align_corners=False)
-    return to_clips(resized, x.shape[0])
+    return to_clips(shrink(x.transpose(1, 2).flatten(0, 1), size), x.shape[0])
 
 
 def to_clips(frames: Float[Tensor, "BT C h w"], batch: int) -> Float[Tensor, "B C T h w"]:

@@ -13,6 +13,7 @@ from mask2former.modeling.convolution import Conv2d
 from mask2former.modeling.deformable_attention import DeformableAttention
 from mask2former.modeling.linear import feed_forward
 from mask2former.modeling.position_encoding import Origin, sine_2d
+from mask2former.modeling.resize import enlarge
 from mask2former.modeling.sampling import Grid
 
 
@@ -91,10 +92,7 @@ class PixelDecoder(nn.Module):
         finest, *coarser = maps
         scales = [project(x) for project, x in zip(self.projections, coarser[::-1], strict=True)]
         encoded = self.encode(scales, origin)
-        # As a view of tokens it would be resized at a third of the speed.
-        coarse = encoded[-1].contiguous()
-        up = F.interpolate(coarse, size=finest.shape[-2:], mode="bilinear")
-        x = self.lateral_norm(self.lateral(finest)) + up
+        x = self.lateral_norm(self.lateral(finest)) + enlarge(encoded[-1], finest.shape[-2:])
         features = self.mask_features(F.relu_(self.output_norm(self.output(x))))
         if self.config.mask_positions:
             features = features + self.position(features, 4, origin)
