@@ -9,7 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tiny
 from mask2former.modeling import deformable_attention
-from mask2former.modeling.deformable_attention import DeformableAttention, linear_of_sum
+from mask2former.modeling.deformable_attention import (
+    DeformableAttention,
+    linear_of_sum,
+    softmax_of_few,
+)
 from mask2former.modeling.sampling import Grid, sample, sample_plainly
 
 SHAPES = [(2, 3), (4, 6), (7, 11)]
@@ -185,3 +189,21 @@ def test_a_grid_of_fake_tensors_is_not_kept() -> None:
     with FakeTensorMode():
         Grid.of([(5, 7)], 3, 2, torch.device("cpu"))
     assert type(Grid.of([(5, 7)], 3, 2, torch.device("cpu")).limits) is Tensor
+
+
+@pytest.mark.parametrize("offset", [0.0, 95.0, -95.0, 1e4])
+def test_softmax_of_few(offset: float) -> None:
+    torch.manual_seed(0)
+    x = (3 * torch.randn(5, 4, 12) + offset).requires_grad_()
+    weights = torch.randn(5, 4, 12)
+    ours, plain = softmax_of_few(x), x.softmax(-1)
+    torch.testing.assert_close(ours, plain)
+    (found,) = torch.autograd.grad((ours * weights).sum(), x)
+    (expected,) = torch.autograd.grad((plain * weights).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_softmax_of_few_where_there_are_none_and_where_they_are_no_numbers() -> None:
+    assert softmax_of_few(torch.zeros(0, 12)).shape == (0, 12)
+    x = torch.tensor([[0.0, torch.nan], [1.0, 2.0]])
+    torch.testing.assert_close(softmax_of_few(x), x.softmax(-1), equal_nan=True)

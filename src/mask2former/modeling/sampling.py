@@ -44,6 +44,7 @@ class Grid:
     points: int
     limits: Float[Tensor, "2 N"]  # the last x and y that a border answers
     below: Int[Tensor, "N"]  # rows from a cell to the one below it
+    around: Int[Tensor, "M 4 LP"]  # rows from a cell to each of `CORNERS`
     first: Int[Tensor, "N"]  # the row of a level's first border cell
     levels_table: Int[Tensor, "L 3"]  # without borders: height, width, and a level's first token
     cells: int  # of all levels with their borders, and what a last corner may reach
@@ -80,12 +81,15 @@ class Grid:
                  for sides in ([w for _, w in shapes], [h for h, _ in shapes])]
             )  # fmt: skip
             head = torch.arange(heads, dtype=torch.int32, device=device)
+            below = spread([(w + 2) * heads for _, w in shapes], torch.int32)
+            around = [down * below + right * heads for down, right in CORNERS]
             return Grid(
                 shapes=shapes,
                 heads=heads,
                 points=points,
                 limits=limits,
-                below=spread([(w + 2) * heads for _, w in shapes], torch.int32),
+                below=below,
+                around=torch.stack(around).unflatten(1, (heads, -1)).transpose(0, 1).contiguous(),
                 first=spread([s * heads for s in starts], torch.int32)
                 + head.repeat_interleave(len(shapes) * points),
                 levels_table=torch.tensor(table, dtype=torch.int32, device=device),
@@ -110,12 +114,13 @@ class Grid:
         the border of two cells, where the gradient depends on the side.
         """
         sizes = self.limits - 1
-        return torch.addcdiv(reference, offsets, sizes).mul(sizes).add(0.5)
+        return torch.addcdiv(reference, offsets, sizes).mul_(sizes).add_(0.5)
 
     def table(self, value: Float[Tensor, "B S M c"]) -> Float[Tensor, "B cells M c"]:
-        """The levels with their borders."""
+        """The levels with their borders, in fp32 at least."""
         batch, _, heads, width = value.shape
-        table = value.new_zeros(batch, self.cells, heads, width)
+        wide = torch.promote_types(value.dtype, torch.float32)
+        table = value.new_zeros(batch, self.cells, heads, width, dtype=wide)
         for inside, level in zip(self.insides(table), self.levels(value), strict=True):
             inside.copy_(level)
         return table
@@ -190,7 +195,7 @@ def sample_plainly(
 
 
 class Bags(torch.autograd.Function):
-    """`sample` as weighted bags of rows: the four corners of every sample, each corner a bag.
+    """`sample` as weighted bags of rows: the four corners of every sample of a query's head.
 
     Nothing that is sampled is ever stored, and nothing but the arguments is kept for the backward
     pass, whose scatter is made of bags, too: each row gathers what read it, in one fixed order.
@@ -207,14 +212,8 @@ class Bags(torch.autograd.Function):
         ctx.grid = grid
         ctx.save_for_backward(value, positions, weights)
         table = grid.table(value).view(-1, value.shape[-1])
-        corners = Corners(grid, positions)
-        out = None
-        for rows, beside, share in zip(*corners.rows(), corners.shares(weights), strict=True):
-            share = share.view(rows.shape).to(table.dtype)
-            part = F.embedding_bag(rows, table[beside:], mode="sum", per_sample_weights=share)
-            wide = part.to(torch.promote_types(part.dtype, torch.float32))
-            out = wide if out is None else out.add_(wide)
-        assert out is not None
+        rows, shares = Corners(grid, positions).bags(weights.to(table.dtype))
+        out = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
         return out.to(value.dtype).view(*positions.shape[:2], -1)
 
     @staticmethod
@@ -259,6 +258,15 @@ class Corners:
             image = torch.arange(len(positions), dtype=torch.int32, device=positions.device)
             self.here += image[:, None, None] * (grid.cells * grid.heads)
         self.grid = grid
+
+    def bags(
+        self, weights: Float[Tensor, "B Q N"]
+    ) -> tuple[Int[Tensor, "bags 4n"], Float[Tensor, "bags 4n"]]:
+        """The rows that each query's heads read, all corners in one bag, and what each weighs."""
+        heads, _, n = self.grid.around.shape
+        rows = self.here.reshape(-1, heads, 1, n) + self.grid.around
+        shares = [share.reshape(-1, heads, 1, n) for share in self.shares(weights)]
+        return rows.view(-1, 4 * n), torch.cat(shares, 2).view(-1, 4 * n)
 
     def rows(self) -> tuple[tuple[Int[Tensor, "bags n"], ...], tuple[int, ...]]:
         """The row of each corner, less what it lies beside: an offset for all of them."""
