@@ -116,3 +116,13 @@ def test_layers_of_another_kind_are_called() -> None:
     x = torch.randn(MANY, 4)
     out = feed_forward(x, first, second, nn.Dropout(0.0))
     assert close(out, 2 * F.linear(F.relu(first(x)), second.weight, second.bias))
+
+
+def test_a_compiler_sees_one_graph() -> None:
+    layer, x = Linear(4, 8), torch.randn(MANY, 4)
+    for graded in (True, False):
+        torch._dynamo.reset()
+        with torch.set_grad_enabled(graded):
+            compiled = torch.compile(layer, backend="eager", fullgraph=True)
+            assert close(compiled(x), layer(x))
+    torch._dynamo.reset()

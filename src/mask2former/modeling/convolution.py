@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mask2former.modeling import winograd
+
 
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` by way of `convolve`, for what it knows: no groups, no dilation, zeros around."""
@@ -42,6 +44,8 @@ def convolve(
     ):
         mixed: Tensor = PlainWeightGradient.apply(x, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
         return mixed
+    if winograd.gains(x, weight, stride, padding):
+        return winograd.convolve(x, weight, bias)
     return F.conv2d(x, weight, bias, stride, padding)
 
 

@@ -16,6 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mask2former.modeling import onednn
+from mask2former.modeling.onednn import Activation
+
 MANY = 1536  # rows; with fewer it is no faster, and oneDNN at times three times slower
 
 
@@ -25,16 +28,32 @@ class Linear(nn.Linear):
     def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N D"]:
         return linear(x, self.weight, self.bias)
 
+    def with_gelu(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N D"]:
+        return linear(x, self.weight, self.bias, "gelu")
+
 
 def linear(
-    x: Float[Tensor, "*N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None
+    x: Float[Tensor, "*N C"],
+    weight: Float[Tensor, "D C"],
+    bias: Float[Tensor, "D"] | None,
+    activation: Activation = "none",
 ) -> Float[Tensor, "*N D"]:
-    """`F.linear`, up to rounding."""
+    """`activation(F.linear(...))`, up to rounding."""
+    if gains_in_half(x):
+        return onednn.linear(x, weight, bias, activation)
     if not gains(x):
-        return F.linear(x, weight, bias)
+        return activated(F.linear(x, weight, bias), activation)
+    # What is differentiated is activated afterwards.
+    inside, outside = ("none", activation) if torch.is_grad_enabled() else (activation, "none")
     rows = x.flatten(0, -2)
-    out: Tensor = RowsByConvolution.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
-    return as_rows(out).view(*x.shape[:-1], -1)
+    out: Tensor = RowsByConvolution.apply(rows, weight, bias, inside)  # type: ignore[no-untyped-call]
+    return activated(as_rows(out).view(*x.shape[:-1], -1), outside)
+
+
+def activated(x: Float[Tensor, "*N D"], activation: Activation) -> Float[Tensor, "*N D"]:
+    if activation == "none":
+        return x
+    return F.relu(x) if activation == "relu" else F.gelu(x)
 
 
 def gradients_of_linear(
@@ -55,10 +74,13 @@ def feed_forward(
     x: Float[Tensor, "*N C"], first: nn.Linear, second: nn.Linear, dropout: nn.Dropout
 ) -> Float[Tensor, "*N C"]:
     """`second(dropout(relu(first(x))))`; what lies between, 4 times `x`, is made and kept once."""
-    rows = x.flatten(0, -2)
     # Whoever puts a layer of another kind in its place, as LoRA does, means it to be called.
-    plain = type(first) is type(second) is nn.Linear
-    if not plain or not gains(x) or (dropout.training and dropout.p):
+    plain = type(first) is type(second) is nn.Linear and not (dropout.training and dropout.p)
+    if plain and gains_in_half(x):
+        hidden = linear(x, first.weight, first.bias, "relu")
+        return linear(hidden, second.weight, second.bias)
+    rows = x.flatten(0, -2)
+    if not plain or not gains(x):
         # In place, and flat, for in place on a view autograd would copy it.
         fed: Tensor = second(dropout(F.relu_(first(rows))))
         return fed.view_as(x)
@@ -72,23 +94,31 @@ def gains(x: Float[Tensor, "*N C"]) -> bool:
     """Whether a convolution is faster for such rows."""
     return (
         x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and x.dtype == torch.float32
         and x.numel() >= MANY * x.shape[-1]
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 
+def gains_in_half(x: Float[Tensor, "*N C"]) -> bool:
+    """Whether bf16 is multiplied faster by oneDNN's own linear layer, which has no gradient."""
+    return x.dtype == torch.bfloat16 and onednn.fuses(x)
+
+
 def convolved(
-    rows: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None
+    rows: Float[Tensor, "N C"],
+    weight: Float[Tensor, "D C"],
+    bias: Float[Tensor, "D"] | None,
+    activation: Activation = "none",
 ) -> Float[Tensor, "1 D 1 N"]:
     """Rows are the pixels of an image one pixel high that has its channels last.
 
     It stays one, for autograd forbids to work in place on a view that a function returns.
     """
-    image = rows.contiguous()[None, None].permute(0, 3, 1, 2)
-    return F.conv2d(image, weight[:, :, None, None], bias)
+    image, kernel = rows.contiguous()[None, None].permute(0, 3, 1, 2), weight[:, :, None, None]
+    return onednn.convolve(image, kernel, bias, activation=activation)
 
 
 def as_rows(image: Float[Tensor, "1 C 1 N"]) -> Float[Tensor, "N C"]:
@@ -102,15 +132,17 @@ class RowsByConvolution(torch.autograd.Function):
         rows: Float[Tensor, "N C"],
         weight: Float[Tensor, "D C"],
         bias: Float[Tensor, "D"] | None,
+        activation: Activation,
     ) -> Float[Tensor, "1 D 1 N"]:
         ctx.save_for_backward(rows, weight)
-        return convolved(rows, weight, bias)
+        return convolved(rows, weight, bias, activation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
-        return gradients_of_linear(as_rows(gradients[0]), rows, weight, ctx.needs_input_grad)
+        needed = ctx.needs_input_grad
+        return *gradients_of_linear(as_rows(gradients[0]), rows, weight, needed), None
 
 
 class FeedForwardByConvolution(torch.autograd.Function):
@@ -123,7 +155,7 @@ class FeedForwardByConvolution(torch.autograd.Function):
         weight2: Float[Tensor, "C D"],
         bias2: Float[Tensor, "C"],
     ) -> Float[Tensor, "1 C 1 N"]:
-        hidden = as_rows(F.relu_(convolved(rows, weight1, bias1)))
+        hidden = as_rows(convolved(rows, weight1, bias1, "relu"))
         ctx.save_for_backward(rows, hidden, weight1, weight2)
         return convolved(hidden, weight2, bias2)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mask2former.modeling import onednn, winograd
 from mask2former.modeling.backbone import Backbone
 from mask2former.modeling.convolution import Conv2d
 
@@ -59,9 +60,7 @@ class FrozenBatchNorm(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        scale, shift = (c.to(x.dtype)[:, None, None] for c in (scale, shift))
+        scale, shift = (c.to(x.dtype)[:, None, None] for c in scale_and_shift(self))
         normalised: Tensor = ScaleAndShift.apply(x, scale, shift)  # type: ignore[no-untyped-call]
         return normalised
 
@@ -86,20 +85,64 @@ class ScaleAndShift(torch.autograd.Function):
         return gradients[0] * ctx.saved_tensors[0], None, None
 
 
+def scale_and_shift(norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a norm of fixed statistics does to each channel, [C] and [C] in fp32."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.float() * (norm.running_var.float() + norm.eps).rsqrt()
+    return scale, norm.bias.float() - norm.running_mean.float() * scale
+
+
 class ConvNorm(nn.Module):
-    """A convolution without bias and its normalisation."""
+    """A convolution without bias and its normalisation, and what a block does to it."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.conv = Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.norm: nn.Module = (
+        self.norm: FrozenBatchNorm | nn.BatchNorm2d = (
             FrozenBatchNorm(outputs) if norm == "frozen_batch_norm" else nn.BatchNorm2d(outputs)
         )
 
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
-        normalised: Tensor = self.norm(self.conv(x))
-        return normalised
+    def forward(
+        self,
+        x: Float[Tensor, "B C h w"],
+        residual: Float[Tensor, "B D h w"] | None = None,
+        *,
+        relu: bool = False,
+    ) -> Float[Tensor, "B D h w"]:
+        """`norm(conv(x))`, of which a block adds its `residual` and takes the `relu`."""
+        if self.fuses(x):
+            return self.fused(x, residual, relu=relu)
+        x = self.norm(self.conv(x))
+        if residual is not None:
+            x = x.add_(residual)
+        return F.relu_(x) if relu else x  # in place, for no norm needs its own output again
+
+    def fuses(self, x: Float[Tensor, "B C h w"]) -> bool:
+        fixed = isinstance(self.norm, FrozenBatchNorm) or not self.norm.training
+        # Whoever puts a layer of another kind in its place, as LoRA does, means it to be called.
+        return fixed and type(self.conv) is Conv2d and onednn.fuses(x)
+
+    def fused(
+        self, x: Float[Tensor, "B C h w"], residual: Float[Tensor, "B D h w"] | None, *, relu: bool
+    ) -> Float[Tensor, "B D h w"]:
+        """The norm goes into the weights, anew each time: that costs less than a pass over `x`."""
+        scale, shift = (c.to(x.dtype) for c in scale_and_shift(self.norm))
+        weight = self.conv.weight * scale[:, None, None, None]
+        stride, padding = self.conv.stride, (self.conv.kernel_size[0] // 2,) * 2
+        if residual is None and winograd.gains(x, weight, stride, padding):
+            out = winograd.convolve(x, weight, shift)
+            return F.relu_(out) if relu else out
+        return onednn.convolve(
+            x,
+            weight,
+            shift,
+            stride=stride,
+            padding=padding,
+            residual=residual,
+            activation="relu" if relu else "none",
+        )
 
 
 class Block(nn.Module):
@@ -129,8 +172,9 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
         residual = x
         for conv in self.convs[:-1]:
-            x = F.relu_(conv(x))  # in place, for no norm needs its own output again
-        return F.relu_(self.convs[-1](x).add_(self.shortcut(residual)))
+            x = conv(x, relu=True)
+        last: Tensor = self.convs[-1](x, self.shortcut(residual), relu=True)
+        return last
 
 
 class ResNet(Backbone):
@@ -153,7 +197,7 @@ class ResNet(Backbone):
         self.channels = (c, 2 * c, 4 * c, 8 * c)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
-        x = F.max_pool2d(F.relu_(self.stem(images)), 3, 2, 1)
+        x = F.max_pool2d(self.stem(images, relu=True), 3, 2, 1)
         maps = []
         for stage in self.stages:
             x = stage(x)

@@ -119,6 +119,17 @@ class WindowAttention(nn.Module):
         return projected
 
 
+class Perceptron(nn.Sequential):
+    """Linear, GELU, linear."""
+
+    def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N C"]:
+        first, gelu, second = self
+        # Whoever puts a layer of another kind in its place, as LoRA does, means it to be called.
+        hidden = first.with_gelu(x) if type(first) is Linear else gelu(first(x))
+        out: Tensor = second(hidden)
+        return out
+
+
 class SwinBlock(nn.Module):
     """Pre-norm block: (shifted) window attention, then a two-layer perceptron."""
 
@@ -131,7 +142,7 @@ class SwinBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, heads, config.window)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(Linear(channels, hidden), nn.GELU(), Linear(hidden, channels))
+        self.mlp = Perceptron(Linear(channels, hidden), nn.GELU(), Linear(hidden, channels))
         self.drop_path = DropPath(drop_path)
 
     def forward(
@@ -229,5 +240,8 @@ class Swin(Backbone):
             if i > 0:
                 x = self.merges[i - 1](x)
             x = stage(x)
-            maps.append(stage.norm(x).permute(0, 3, 1, 2).contiguous())
+            maps.append(stage.norm(x).permute(0, 3, 1, 2))
+        # Their channels are last; they come first where those of the weights do.
+        if self.patch_embed.weight.is_contiguous():
+            return [x.contiguous() for x in maps]
         return maps

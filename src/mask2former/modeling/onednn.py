@@ -1,0 +1,72 @@
+"""Convolutions and linear layers of oneDNN that write their result once, activated and all.
+
+They are what torch.compile makes of such layers on a CPU; none has a gradient.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Activation = Literal["none", "relu", "gelu"]
+EXACT = "none"  # how GELU is approximated
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether these may be given `x`: on a CPU that knows its type, without a gradient."""
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bf16()))
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+@lru_cache(maxsize=1)
+def has_bf16() -> bool:
+    """Whether this processor computes in bf16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def convolve(
+    x: Float[Tensor, "B C h w"],
+    weight: Float[Tensor, "D C k k"],
+    bias: Float[Tensor, "D"] | None,
+    *,
+    stride: tuple[int, ...] = (1, 1),
+    padding: tuple[int, ...] = (0, 0),
+    residual: Float[Tensor, "B D h2 w2"] | None = None,
+    activation: Activation = "none",
+) -> Float[Tensor, "B D h2 w2"]:
+    """`activation(conv2d(x) + residual)`, the GELU without a residual alone."""
+    shape = (padding, stride, (1, 1), 1)
+    operation = torch.ops.mkldnn._convolution_pointwise
+    out: Tensor
+    if residual is None:
+        out = operation(x, weight, bias, *shape, activation, [], EXACT)
+    elif x.is_contiguous(memory_format=torch.channels_last) and x.shape[-2:].numel() > 1:
+        after = None if activation == "none" else activation
+        out = operation.binary(x, residual, weight, bias, *shape, "add", 1.0, after, [], EXACT)
+    else:  # torch would not take oneDNN's way, and knows no other in bf16
+        out = operation(x, weight, bias, *shape, "none", [], EXACT).add_(residual)
+        out = F.relu_(out) if activation == "relu" else out
+    return out
+
+
+def linear(
+    x: Float[Tensor, "*N C"],
+    weight: Float[Tensor, "D C"],
+    bias: Float[Tensor, "D"] | None,
+    activation: Activation = "none",
+) -> Float[Tensor, "*N D"]:
+    """`activation(F.linear(x))`."""
+    operation = torch.ops.mkldnn._linear_pointwise
+    out: Tensor = operation(x, weight, bias, activation, [], EXACT)
+    return out

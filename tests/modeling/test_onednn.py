@@ -1,0 +1,111 @@
+"""Fused operations: equal to the plain ones, in every layout and type that they are given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mask2former.modeling import onednn
+from mask2former.modeling.linear import Linear
+from mask2former.modeling.resnet import ConvNorm, FrozenBatchNorm, Norm, ResNet, ResNetConfig
+from mask2former.modeling.swin import Perceptron
+
+HALVES = [torch.bfloat16] if onednn.has_bf16() else []
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+SMALL = ResNetConfig(depths=(1, 1, 2, 1), stem_channels=8, width=8, channels=32)
+
+
+def near(a: Tensor, b: Tensor) -> bool:
+    limit = 2e-2 if a.dtype == torch.bfloat16 else 1e-5
+    return bool((a.double() - b.double()).norm() <= limit * b.double().norm())
+
+
+def randomize(model: nn.Module) -> None:
+    """Norms with statistics of their own."""
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm | nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            with torch.no_grad():
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+                module.running_mean.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.5, 1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("side", [1, 6])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@torch.no_grad()
+def test_convolution_and_residual(
+    dtype: torch.dtype, layout: torch.memory_format, side: int, activation: onednn.Activation
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, side, side, dtype=dtype).contiguous(memory_format=layout)
+    residual = torch.randn(2, 16, side, side, dtype=dtype).contiguous(memory_format=layout)
+    weight, bias = torch.randn(16, 8, 3, 3, dtype=dtype), torch.randn(16, dtype=dtype)
+    weight, before = weight.contiguous(memory_format=layout), residual.clone()
+    ours = onednn.convolve(
+        x, weight, bias, padding=(1, 1), residual=residual, activation=activation
+    )
+    plain = F.conv2d(x.double(), weight.double(), bias.double(), padding=1) + residual.double()
+    assert near(ours, plain.relu() if activation == "relu" else plain)
+    assert torch.equal(residual, before)
+
+
+@pytest.mark.parametrize("norm", ["frozen_batch_norm", "batch_norm"])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resnet(
+    norm: Norm, dtype: torch.dtype, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = ResNet(replace(SMALL, norm=norm)).eval()
+    randomize(model)
+    images = torch.randn(2, 3, 64, 96)
+    expected = [x.detach() for x in model(images)]  # with gradients nothing is fused
+    model.to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
+    monkeypatch.setattr(F, "batch_norm", None)
+    with torch.inference_mode():
+        found = model(images.to(dtype).contiguous(memory_format=layout))
+    assert all(near(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_norms_that_learn_are_not_fused() -> None:
+    layer = ConvNorm(4, 8, 3, 1, "batch_norm")
+    with torch.no_grad():
+        assert not layer.fuses(torch.zeros(1, 4, 8, 8))
+        assert layer.eval().fuses(torch.zeros(1, 4, 8, 8))
+    assert not layer.fuses(torch.zeros(1, 4, 8, 8))
+
+
+@torch.no_grad()
+def test_convolutions_of_another_kind_are_called() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    layer = ConvNorm(4, 8, 3, 1, "frozen_batch_norm").eval()
+    x = torch.randn(1, 4, 8, 8)
+    before = layer(x)
+    doubled = Doubled(4, 8, 3, padding=1, bias=False)
+    doubled.load_state_dict(layer.conv.state_dict())
+    layer.conv = doubled
+    torch.testing.assert_close(layer(x), 2 * before)
+
+
+@pytest.mark.parametrize("rows", [10, 3000])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_perceptron(rows: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = Perceptron(Linear(8, 32), nn.GELU(), Linear(32, 8))
+    x = torch.randn(2, rows // 2, 8)
+    expected = model[2](F.gelu(F.linear(x, model[0].weight, model[0].bias)))
+    assert near(model(x), expected)
+    with torch.no_grad():
+        assert near(model.to(dtype)(x.to(dtype)), expected)
