@@ -1,12 +1,14 @@
 """From an image file to a panoptic result: this package and transformers, same weights, in turn.
 
-python -m benchmarks.inference [--backbones r50 swin_t] [--sizes 640x640] [--rounds 7]
+python -m benchmarks.inference [--backbones r50 swin_t] [--sizes 640x640] [--dtype bfloat16]
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +31,29 @@ from benchmarks.models import BACKBONES, write_models
 from mask2former.segmenter import Segmenter
 from mask2former.weights import load_model
 
-TOLERANCE = 1e-3  # of the logits, in relative norm
+TOLERANCE = 1e-3  # of the logits, in relative norm, in fp32
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def ours_whole(folder: Path, batch: int, compile: bool) -> Run:
+def ours_whole(folder: Path, batch: int, dtype: torch.dtype, compile: bool) -> Run:
     segmenter = Segmenter.from_pretrained(
-        folder / "ours", device="cpu", batch_size=batch, compile=compile
+        folder / "ours", device="cpu", dtype=dtype, batch_size=batch, compile=compile
     )
     images = [folder / "image.jpg"] * batch
     return lambda: len(segmenter(images, task="panoptic"))
 
 
-def peer_whole(folder: Path, batch: int) -> Run:
-    from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
+def peer_whole(folder: Path, batch: int, dtype: torch.dtype) -> Run:
+    from transformers import AutoImageProcessor
 
-    model = Mask2FormerForUniversalSegmentation.from_pretrained(folder / "peer").eval()
+    model = peer(folder, dtype)
     processor = AutoImageProcessor.from_pretrained(folder / "peer")
 
     @torch.inference_mode()
     def run() -> int:
         images = [Image.open(folder / "image.jpg").convert("RGB") for _ in range(batch)]
-        output = model(**processor(images, return_tensors="pt"))
+        inputs = processor(images, return_tensors="pt")
+        output = model(inputs["pixel_values"].to(dtype), pixel_mask=inputs["pixel_mask"])
         sizes = [image.size[::-1] for image in images]
         return len(
             processor.post_process_panoptic_segmentation(
@@ -60,30 +64,38 @@ def peer_whole(folder: Path, batch: int) -> Run:
     return run
 
 
-def ours_model(folder: Path, batch: int, compile: bool) -> Run:
-    segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu", compile=compile)
-    pixels = pixels_of(folder, batch)
+def ours_model(folder: Path, batch: int, dtype: torch.dtype, compile: bool) -> Run:
+    segmenter = Segmenter.from_pretrained(
+        folder / "ours", device="cpu", dtype=dtype, compile=compile
+    )
+    pixels = pixels_of(folder, batch).to(dtype)
 
     @torch.inference_mode()
     def run() -> list[np.ndarray]:
         output = segmenter.network(pixels)
-        return [output.class_logits.numpy(), output.mask_logits.numpy()]
+        return [output.class_logits.float().numpy(), output.mask_logits.float().numpy()]
 
     return run
 
 
-def peer_model(folder: Path, batch: int) -> Run:
-    from transformers import Mask2FormerForUniversalSegmentation
-
-    model = Mask2FormerForUniversalSegmentation.from_pretrained(folder / "peer").eval()
-    pixels = pixels_of(folder, batch)
+def peer_model(folder: Path, batch: int, dtype: torch.dtype) -> Run:
+    model = peer(folder, dtype)
+    pixels = pixels_of(folder, batch).to(dtype)
 
     @torch.inference_mode()
     def run() -> list[np.ndarray]:
         output = model(pixels)
-        return [output.class_queries_logits.numpy(), output.masks_queries_logits.numpy()]
+        logits = (output.class_queries_logits, output.masks_queries_logits)
+        return [x.float().numpy() for x in logits]
 
     return run
+
+
+def peer(folder: Path, dtype: torch.dtype) -> Any:
+    from transformers import Mask2FormerForUniversalSegmentation
+
+    model = Mask2FormerForUniversalSegmentation.from_pretrained(folder / "peer", dtype=dtype)
+    return model.eval()
 
 
 def pixels_of(folder: Path, batch: int) -> torch.Tensor:
@@ -97,19 +109,33 @@ def pixels_of(folder: Path, batch: int) -> torch.Tensor:
 
 
 def agreement(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:
-    """How far apart the logits are; an error if they are not the same."""
+    """How far apart the logits are."""
     distances = [relative_distance(a, b) for a, b in zip(ours, theirs, strict=True)]
-    assert max(distances) < TOLERANCE, f"not the same outputs: {distances}"
     return {"distance": f"{max(distances):.1e}"}
+
+
+def equality(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:
+    """The same; an error if they are not the same."""
+    found = agreement(ours, theirs)
+    assert float(found["distance"]) < TOLERANCE, f"not the same outputs: {found}"
+    return found
 
 
 def flops(folder: Path) -> int:
     """Of a forward pass, two for each multiply-add; as torch counts them."""
     segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu")
     segmenter.model.requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
+    fused = {torch.ops.mkldnn._convolution_pointwise: convolution_flops}
+    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
         _ = segmenter.model(pixels_of(folder, 1)).mask_logits
     return int(counter.get_total_flops())
+
+
+def convolution_flops(
+    x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+) -> int:
+    """Of an operation that torch does not count, from the shapes of its arguments."""
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
 def main() -> None:
@@ -117,6 +143,8 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=["r50", "swin_t"], choices=BACKBONES)
     parser.add_argument("--sizes", nargs="+", default=["640x640"], help="HxW")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of ours")
+    parser.add_argument("--peer-dtype", default="float32", choices=DTYPES)
     parser.add_argument("--compile", action="store_true", help="ours, through torch.compile")
     options = parser.parse_args()
     peak = convolution_peak(options.threads)
@@ -130,19 +158,21 @@ def main() -> None:
                 write_models(folder, backbone, (height, width), kept=0.2)
                 limit = options.batch * flops(folder) / peak
                 settings = {"rounds": options.rounds, "threads": options.threads}
-                arguments = (folder, options.batch)
+                ours = (folder, options.batch, DTYPES[options.dtype], options.compile)
+                theirs = (folder, options.batch, DTYPES[options.peer_dtype])
                 case = f"{backbone}, {size}, batch {options.batch}"
+                exact = options.dtype == options.peer_dtype == "float32"
                 model = compare(
                     f"{case}: model",
-                    (ours_model, (*arguments, options.compile)),
-                    (peer_model, arguments),
-                    agree=agreement,
+                    (ours_model, ours),
+                    (peer_model, theirs),
+                    agree=equality if exact else agreement,
                     **settings,
                 )
                 whole = compare(
                     f"{case}: file to panoptic result",
-                    (ours_whole, (*arguments, options.compile)),
-                    (peer_whole, arguments),
+                    (ours_whole, ours),
+                    (peer_whole, theirs),
                     **settings,
                 )
             whole.facts["distance"] = ""

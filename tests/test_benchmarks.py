@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.curves import read_log, smoothed
-from benchmarks.inference import agreement
+from benchmarks.inference import convolution_flops, equality
 from benchmarks.loader import measure, table
 from benchmarks.measure import Run, compare, relative_distance, report
 from benchmarks.validation import Answers, validate
@@ -33,7 +33,7 @@ def broken() -> Run:
 
 def test_two_are_run_in_turn_and_compared() -> None:
     found = compare(
-        "sleep", (sleeper, (0.05, 1)), (sleeper, (0.2, 200)), rounds=3, threads=1, agree=agreement
+        "sleep", (sleeper, (0.05, 1)), (sleeper, (0.2, 200)), rounds=3, threads=1, agree=equality
     )
     assert len(found.ours) == len(found.peer) == 3
     assert found.times_faster > 2
@@ -51,7 +51,12 @@ def test_other_results_are_no_comparison() -> None:
     a, b = np.ones(4), np.array([1.0, 1, 1, 1.1])
     assert relative_distance(b, a) == pytest.approx(0.05)
     with pytest.raises(AssertionError, match="not the same outputs"):
-        agreement([a], [b])
+        equality([a], [b])
+
+
+def test_flops_of_a_fused_convolution() -> None:
+    x, weight, out = (1, 4, 8, 8), (6, 4, 3, 3), (1, 6, 8, 8)
+    assert convolution_flops(x, weight, None, out_shape=out) == 2 * 9 * 4 * 6 * 64
 
 
 def test_the_parts_of_a_view_are_told_apart(tmp_path: Path) -> None:

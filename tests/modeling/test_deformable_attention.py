@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tiny
-from mask2former.modeling import deformable_attention
+from mask2former.modeling import deformable_attention, sampling
 from mask2former.modeling.deformable_attention import (
     DeformableAttention,
     linear_of_sum,
@@ -45,6 +45,15 @@ def test_fast_path_equals_the_plain_one(batch: int, queries: int) -> None:
         results.append((out.detach(), value.grad, locations.grad, weights.grad))
     for fast, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_the_number_that_is_sampled_for_together_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    value, locations, weights = inputs(2, 13, seed=0)
+    at_once = tiny.sampled(sample, value, SHAPES, locations, weights)
+    monkeypatch.setattr(sampling, "TOGETHER", 5)
+    assert torch.equal(tiny.sampled(sample, value, SHAPES, locations, weights), at_once)
 
 
 def test_far_outside_is_zero() -> None:

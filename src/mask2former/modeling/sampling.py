@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # cells down and right of `here`, in their order
+TOGETHER = 2048  # queries that are sampled for together: what lies between stays in the cache
 Shapes = Sequence[tuple[int, int]]  # (height, width) of each level
 
 
@@ -212,9 +213,16 @@ class Bags(torch.autograd.Function):
         ctx.grid = grid
         ctx.save_for_backward(value, positions, weights)
         table = grid.table(value).view(-1, value.shape[-1])
-        rows, shares = Corners(grid, positions).bags(weights.to(table.dtype))
-        out = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
-        return out.to(value.dtype).view(*positions.shape[:2], -1)
+        weights = weights.to(table.dtype)
+        together = positions.shape[1] if torch.compiler.is_compiling() else TOGETHER
+        sums = []
+        for places, weighed in zip(
+            positions.split(together, 1), weights.split(together, 1), strict=True
+        ):
+            rows, shares = Corners(grid, places).bags(weighed)
+            part = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
+            sums.append(part.to(value.dtype).view(*places.shape[:2], -1))
+        return torch.cat(sums, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
