@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import (
     Comparison,
     Run,
+    add_same_memory,
     command,
     compare,
     convolution_peak,
@@ -28,6 +29,7 @@ from benchmarks.measure import (
     write_json,
 )
 from benchmarks.models import BACKBONES, write_models
+from mask2former.allocator import keep_freed_memory
 from mask2former.segmenter import Segmenter
 from mask2former.weights import load_model
 
@@ -43,10 +45,10 @@ def ours_whole(folder: Path, batch: int, dtype: torch.dtype, compile: bool) -> R
     return lambda: len(segmenter(images, task="panoptic"))
 
 
-def peer_whole(folder: Path, batch: int, dtype: torch.dtype) -> Run:
+def peer_whole(folder: Path, batch: int, dtype: torch.dtype, same_memory: bool) -> Run:
     from transformers import AutoImageProcessor
 
-    model = peer(folder, dtype)
+    model = peer(folder, dtype, same_memory)
     processor = AutoImageProcessor.from_pretrained(folder / "peer")
 
     @torch.inference_mode()
@@ -78,8 +80,8 @@ def ours_model(folder: Path, batch: int, dtype: torch.dtype, compile: bool) -> R
     return run
 
 
-def peer_model(folder: Path, batch: int, dtype: torch.dtype) -> Run:
-    model = peer(folder, dtype)
+def peer_model(folder: Path, batch: int, dtype: torch.dtype, same_memory: bool) -> Run:
+    model = peer(folder, dtype, same_memory)
     pixels = pixels_of(folder, batch).to(dtype)
 
     @torch.inference_mode()
@@ -91,9 +93,11 @@ def peer_model(folder: Path, batch: int, dtype: torch.dtype) -> Run:
     return run
 
 
-def peer(folder: Path, dtype: torch.dtype) -> Any:
+def peer(folder: Path, dtype: torch.dtype, same_memory: bool) -> Any:
     from transformers import Mask2FormerForUniversalSegmentation
 
+    if same_memory:
+        keep_freed_memory()
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder / "peer", dtype=dtype)
     return model.eval()
 
@@ -146,6 +150,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of ours")
     parser.add_argument("--peer-dtype", default="float32", choices=DTYPES)
     parser.add_argument("--compile", action="store_true", help="ours, through torch.compile")
+    add_same_memory(parser)
     options = parser.parse_args()
     peak = convolution_peak(options.threads)
     print(f"peak of a convolution: {peak / 1e9:.0f} GFLOP/s", flush=True)
@@ -159,7 +164,7 @@ def main() -> None:
                 limit = options.batch * flops(folder) / peak
                 settings = {"rounds": options.rounds, "threads": options.threads}
                 ours = (folder, options.batch, DTYPES[options.dtype], options.compile)
-                theirs = (folder, options.batch, DTYPES[options.peer_dtype])
+                theirs = (folder, options.batch, DTYPES[options.peer_dtype], options.same_memory)
                 case = f"{backbone}, {size}, batch {options.batch}"
                 exact = options.dtype == options.peer_dtype == "float32"
                 model = compare(

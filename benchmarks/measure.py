@@ -170,6 +170,12 @@ def command(documentation: str | None, name: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_same_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--same-memory", action="store_true", help="the peer keeps freed memory, too (allocator.py)"
+    )
+
+
 def relative_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The norm of the difference, as a share of the norm."""
     assert ours.shape == theirs.shape, f"{ours.shape} and {theirs.shape}"

@@ -52,7 +52,7 @@ def main() -> None:
         found = compare(
             f"{options.size}, 100 queries kept: three tasks; peer: R50 forward",
             (ours_postprocessing, (folder,)),
-            (peer_model, (folder, 1, torch.float32)),
+            (peer_model, (folder, 1, torch.float32, False)),
             rounds=options.rounds,
             threads=options.threads,
         )

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Comparison, Run, command, compare, report, write_json
+from benchmarks.measure import (
+    Comparison,
+    Run,
+    add_same_memory,
+    command,
+    compare,
+    report,
+    write_json,
+)
 from benchmarks.models import write_models
 from mask2former.allocator import keep_freed_memory
 from mask2former.loss.criterion import Criterion, LossConfig
@@ -53,7 +61,9 @@ def ours_step(folder: Path, size: int, batch: int, count: int) -> Run:
     return run
 
 
-def peer_step(folder: Path, size: int, batch: int, count: int) -> Run:
+def peer_step(folder: Path, size: int, batch: int, count: int, same_memory: bool) -> Run:
+    if same_memory:
+        keep_freed_memory()
     from transformers import Mask2FormerForUniversalSegmentation
 
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder / "peer").train()
@@ -80,6 +90,7 @@ def agreement(ours: float, theirs: float) -> dict[str, Any]:
 def main() -> None:
     parser = command(__doc__, "training")
     parser.add_argument("--cases", nargs="+", default=["512:2:20"], help="size:batch:objects")
+    add_same_memory(parser)
     options = parser.parse_args()
     found: list[Comparison] = []
     for text in options.cases:
@@ -91,7 +102,7 @@ def main() -> None:
                 compare(
                     f"R50, {size}x{size}, batch {batch}, {count} objects each",
                     (ours_step, arguments),
-                    (peer_step, arguments),
+                    (peer_step, (*arguments, options.same_memory)),
                     rounds=options.rounds,
                     threads=options.threads,
                     agree=agreement,
