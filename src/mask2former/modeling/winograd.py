@@ -92,9 +92,13 @@ def convolve(
     kernel = (of_kernel @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, -1)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     tiles = padded.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE).permute(4, 5, 1, 0, 2, 3)
-    out = x.new_empty(batch, height, width, len(weight))
+    # Not made as a view, for autograd forbids to work in place on one that a function returns.
+    out = torch.empty(
+        batch, len(weight), height, width, device=x.device, memory_format=torch.channels_last
+    )
     down = max(1, BAND // (batch * width // TILE))
-    for band, place in zip(tiles.split(down, 2), out.split(down * TILE, 1), strict=True):
+    places = out.permute(0, 2, 3, 1).split(down * TILE, 1)
+    for band, place in zip(tiles.split(down, 2), places, strict=True):
         inputs = of_inputs @ band.reshape(36, -1)
         products = inputs.view(36, -1, channels) @ kernel
         results = of_results @ products.flatten(1)
@@ -103,4 +107,4 @@ def convolve(
         shape = (TILE, TILE, *band.shape[2:5], len(weight))
         rows = place.view(batch, -1, TILE, width // TILE, TILE, len(weight))
         rows.copy_(results.view(shape).permute(3, 2, 0, 4, 1, 5))
-    return out.permute(0, 3, 1, 2)
+    return out
