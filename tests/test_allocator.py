@@ -53,11 +53,39 @@ assert status("AnonHugePages", "smaps_rollup") > 150 << 20
 """)
 
 
-def test_where_addresses_are_limited_none_are_taken() -> None:
-    run("""
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_where_addresses_are_limited_none_are_taken(limit: str) -> None:
+    run(f"""
 import resource
-resource.setrlimit(resource.RLIMIT_AS, (4 * BLOCK, 4 * BLOCK))
+resource.setrlimit(resource.{limit}, (4 * BLOCK, 4 * BLOCK))
 before = status("VmSize")
 keep_freed_memory()
 assert status("VmSize") - before < 100 << 20
+""")
+
+
+def test_another_thread_takes_none_and_the_main_one_may_still() -> None:
+    run("""
+from threading import Thread
+before = status("VmSize")
+thread = Thread(target=keep_freed_memory)
+thread.start()
+thread.join()
+assert status("VmSize") - before < 200 << 20
+keep_freed_memory()
+assert status("VmSize") - before > BLOCK
+size = status("VmSize")
+keep_freed_memory()
+assert status("VmSize") == size
+""")
+
+
+def test_what_is_reserved_stays_where_large_parts_were_free_before() -> None:
+    run("""
+parts = [bytearray(100_000) for _ in range(3000)]
+live = bytearray(100_000)
+del parts
+before = status("VmSize")
+keep_freed_memory()
+assert status("VmSize") - before > BLOCK
 """)

@@ -52,6 +52,8 @@ def test_other_results_are_no_comparison() -> None:
     assert relative_distance(b, a) == pytest.approx(0.05)
     with pytest.raises(AssertionError, match="not the same outputs"):
         equality([a], [b])
+    with pytest.raises(AssertionError, match="not the same outputs"):
+        equality([a, a], [a, np.full(4, np.nan)])
 
 
 def test_flops_of_a_fused_convolution() -> None:

@@ -15,6 +15,9 @@ from mask2former.modeling.resnet import ConvNorm, FrozenBatchNorm, Norm, ResNet,
 from mask2former.modeling.swin import Perceptron
 
 HALVES = [torch.bfloat16] if onednn.has_bf16() else []
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN"
+)
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SMALL = ResNetConfig(depths=(1, 1, 2, 1), stem_channels=8, width=8, channels=32)
 
@@ -76,6 +79,31 @@ def test_resnet(
     assert all(near(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@torch.no_grad()
+def test_wide_ones_go_winograds_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = ConvNorm(128, 128, 3, 1, "frozen_batch_norm").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    randomize(layer)
+    x = torch.randn(1, 128, 32, 32).contiguous(memory_format=torch.channels_last)
+    expected = F.relu(layer.norm(F.conv2d(x, layer.conv.weight, padding=1)))
+    monkeypatch.setattr(onednn, "convolve", None)
+    assert near(layer(x, relu=True), expected)
+
+
+@torch.no_grad()
+def test_other_norms_and_other_convolutions_are_not_fused() -> None:
+    x = torch.randn(1, 4, 8, 8)
+    for norm in (nn.GroupNorm(2, 8), nn.Identity(), nn.BatchNorm2d(8, affine=False)):
+        layer = ConvNorm(4, 8, 3, 1, "batch_norm")
+        layer.norm = norm  # type: ignore[assignment]
+        assert layer.eval()(x).shape == (1, 8, 8, 8)
+    layer = ConvNorm(4, 8, 3, 1, "frozen_batch_norm")
+    layer.conv.dilation = layer.conv.padding = (2, 2)
+    torch.testing.assert_close(
+        layer(x), layer.norm(F.conv2d(x, layer.conv.weight, padding=2, dilation=2))
+    )
+
+
 def test_norms_that_learn_are_not_fused() -> None:
     layer = ConvNorm(4, 8, 3, 1, "batch_norm")
     with torch.no_grad():
@@ -97,6 +125,16 @@ def test_convolutions_of_another_kind_are_called() -> None:
     doubled.load_state_dict(layer.conv.state_dict())
     layer.conv = doubled
     torch.testing.assert_close(layer(x), 2 * before)
+
+
+def test_perceptrons_of_other_parts_and_their_hooks() -> None:
+    torch.manual_seed(0)
+    first, second, x = Linear(8, 32), Linear(32, 8), torch.randn(3000, 8)
+    seen: list[int] = []
+    first.register_forward_hook(lambda *_: seen.append(1))
+    for between in (nn.ReLU(), nn.GELU("tanh"), nn.GELU()):
+        assert near(Perceptron(first, between, second)(x), second(between(first(x))))
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize("rows", [10, 3000])

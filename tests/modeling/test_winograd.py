@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mask2former.modeling import winograd
 from mask2former.modeling.convolution import Conv2d
@@ -59,3 +60,11 @@ def test_what_it_is_not_for() -> None:
         assert not winograd.gains(x[..., :30], weight, one, one)
         assert not winograd.gains(x[..., :28, :32], weight, one, one)  # too few
         assert not winograd.gains(x.double(), weight.double(), one, one)
+        with FakeTensorMode():
+            fake = torch.empty(1, 128, 32, 32).contiguous(memory_format=torch.channels_last)
+            assert not winograd.gains(fake, fake, one, one)
+        torch.set_float32_matmul_precision("medium")
+        try:
+            assert not winograd.gains(x, weight, one, one)
+        finally:
+            torch.set_float32_matmul_precision("highest")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mask2former.modeling.linear import Linear, gradients_of_linear, linear
+from mask2former.modeling.onednn import is_traced
 from mask2former.modeling.sampling import Grid, sample
 
 
@@ -64,7 +65,8 @@ class DeformableAttention(nn.Module):
         offsets, weights = asked.split((2 * count, count), -1)
         # Places are fp32 in every precision: in bf16 a map of 300 cells has no half cells.
         offsets = offsets.float().view(batch, length, 2, count)
-        weights = softmax_of_few(weights.float().unflatten(-1, (self.heads, -1))).flatten(2)
+        weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
+        weights = softmax_of_few(weights.unflatten(-1, (self.heads, -1))).flatten(2)
         mixed: Tensor = self.output(
             sample(value, grid, grid.positions(reference, offsets), weights)
         )
@@ -79,7 +81,7 @@ class DeformableAttention(nn.Module):
 
 def softmax_of_few(x: Float[Tensor, "*N n"]) -> Float[Tensor, "*N n"]:
     """`x.softmax(-1)`; over a dozen numbers torch takes eight times as long on a CPU."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or is_traced():
         return x.softmax(-1)
     shares: Tensor = SoftmaxOfFew.apply(x)  # type: ignore[no-untyped-call]
     return shares

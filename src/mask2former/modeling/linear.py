@@ -25,11 +25,10 @@ MANY = 1536  # rows; with fewer it is no faster, and oneDNN at times three times
 class Linear(nn.Linear):
     """`nn.Linear` by way of `linear`."""
 
-    def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N D"]:
-        return linear(x, self.weight, self.bias)
-
-    def with_gelu(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N D"]:
-        return linear(x, self.weight, self.bias, "gelu")
+    def forward(
+        self, x: Float[Tensor, "*N C"], activation: Activation = "none"
+    ) -> Float[Tensor, "*N D"]:
+        return linear(x, self.weight, self.bias, activation)
 
 
 def linear(

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Activation = Literal["none", "relu", "gelu"]
 EXACT = "none"  # how GELU is approximated
@@ -21,18 +22,24 @@ def fuses(x: Tensor) -> bool:
     """Whether these may be given `x`: on a CPU that knows its type, without a gradient."""
     return (
         x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
+        and not is_traced()
         and not torch.is_grad_enabled()
-        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bf16()))
         and torch.backends.mkldnn.is_available()
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bf16()))
         and not torch.is_autocast_enabled("cpu")
     )
 
 
+def is_traced() -> bool:
+    """Whether operations are noted or faked rather than merely run, and should be plain ones."""
+    return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+
+
 @lru_cache(maxsize=1)
 def has_bf16() -> bool:
-    """Whether this processor computes in bf16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether oneDNN is there and takes bf16 on this processor."""
+    available = torch.backends.mkldnn.is_available()
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def convolve(

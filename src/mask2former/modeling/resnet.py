@@ -86,11 +86,12 @@ class ScaleAndShift(torch.autograd.Function):
 
 
 def scale_and_shift(norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What a norm of fixed statistics does to each channel, [C] and [C] in fp32."""
+    """What a norm of fixed statistics does to each channel, [C] and [C] in fp32 at least."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight.float() * (norm.running_var.float() + norm.eps).rsqrt()
-    return scale, norm.bias.float() - norm.running_mean.float() * scale
+    wide = torch.promote_types(norm.weight.dtype, torch.float32)
+    scale = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps).rsqrt()
+    return scale, norm.bias.to(wide) - norm.running_mean.to(wide) * scale
 
 
 class ConvNorm(nn.Module):
@@ -120,17 +121,24 @@ class ConvNorm(nn.Module):
         return F.relu_(x) if relu else x  # in place, for no norm needs its own output again
 
     def fuses(self, x: Float[Tensor, "B C h w"]) -> bool:
-        fixed = isinstance(self.norm, FrozenBatchNorm) or not self.norm.training
+        conv, norm = self.conv, self.norm
         # Whoever puts a layer of another kind in its place, as LoRA does, means it to be called.
-        return fixed and type(self.conv) is Conv2d and onednn.fuses(x)
+        if type(conv) is not Conv2d or type(norm) not in (FrozenBatchNorm, nn.BatchNorm2d):
+            return False
+        plain = conv.bias is None and conv.dilation == (1, 1) and conv.groups == 1
+        fixed = isinstance(norm, FrozenBatchNorm) or (
+            not norm.training and norm.affine and norm.track_running_stats
+        )
+        return plain and fixed and onednn.fuses(x)
 
     def fused(
         self, x: Float[Tensor, "B C h w"], residual: Float[Tensor, "B D h w"] | None, *, relu: bool
     ) -> Float[Tensor, "B D h w"]:
         """The norm goes into the weights, anew each time: that costs less than a pass over `x`."""
-        scale, shift = (c.to(x.dtype) for c in scale_and_shift(self.norm))
-        weight = self.conv.weight * scale[:, None, None, None]
-        stride, padding = self.conv.stride, (self.conv.kernel_size[0] // 2,) * 2
+        scale, shift = scale_and_shift(self.norm)
+        weight = (self.conv.weight.float() * scale[:, None, None, None]).to(x.dtype)
+        shift, stride = shift.to(x.dtype), self.conv.stride
+        padding = (self.conv.kernel_size[0] // 2,) * 2
         if residual is None and winograd.gains(x, weight, stride, padding):
             out = winograd.convolve(x, weight, shift)
             return F.relu_(out) if relu else out

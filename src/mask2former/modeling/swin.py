@@ -124,8 +124,9 @@ class Perceptron(nn.Sequential):
 
     def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N C"]:
         first, gelu, second = self
-        # Whoever puts a layer of another kind in its place, as LoRA does, means it to be called.
-        hidden = first.with_gelu(x) if type(first) is Linear else gelu(first(x))
+        # Whoever puts layers of another kind in their place, as LoRA does, means them to be called.
+        known = type(first) is Linear and type(gelu) is nn.GELU and gelu.approximate == "none"
+        hidden = first(x, "gelu") if known else gelu(first(x))
         out: Tensor = second(hidden)
         return out
 
