@@ -5,10 +5,8 @@ python -m benchmarks.inference [--backbones r50 swin_t] [--sizes 640x640] [--dty
 
 from __future__ import annotations
 
-import math
 import statistics
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +131,9 @@ def flops(folder: Path) -> int:
     """Of a forward pass, two for each multiply-add; as torch counts them."""
     segmenter = Segmenter.from_pretrained(folder / "ours", device="cpu")
     segmenter.model.requires_grad_(False)
-    fused = {torch.ops.mkldnn._convolution_pointwise: convolution_flops}
-    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
+    with FlopCounterMode(display=False) as counter:
         _ = segmenter.model(pixels_of(folder, 1)).mask_logits
     return int(counter.get_total_flops())
-
-
-def convolution_flops(
-    x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
-) -> int:
-    """Of an operation that torch does not count, from the shapes of its arguments."""
-    assert len(weight) == 4, "only what has no residual is counted"
-    assert weight[0] == out_shape[1], "only what has no residual is counted"
-    return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.curves import read_log, smoothed
-from benchmarks.inference import convolution_flops, equality
+from benchmarks.inference import equality
 from benchmarks.loader import measure, table
 from benchmarks.measure import Run, compare, relative_distance, report
 from benchmarks.validation import Answers, validate
@@ -54,11 +54,6 @@ def test_other_results_are_no_comparison() -> None:
         equality([a], [b])
     with pytest.raises(AssertionError, match="not the same outputs"):
         equality([a, a], [a, np.full(4, np.nan)])
-
-
-def test_flops_of_a_fused_convolution() -> None:
-    x, weight, out = (1, 4, 8, 8), (6, 4, 3, 3), (1, 6, 8, 8)
-    assert convolution_flops(x, weight, None, out_shape=out) == 2 * 9 * 4 * 6 * 64
 
 
 def test_the_parts_of_a_view_are_told_apart(tmp_path: Path) -> None:

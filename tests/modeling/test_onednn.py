@@ -147,3 +147,11 @@ def test_perceptron(rows: int, dtype: torch.dtype) -> None:
     assert near(model(x), expected)
     with torch.no_grad():
         assert near(model.to(dtype)(x.to(dtype)), expected)
+
+
+@torch.no_grad()
+def test_a_trace_holds_plain_operations() -> None:
+    layer, x = ConvNorm(4, 8, 3, 1, "frozen_batch_norm").eval(), torch.randn(1, 4, 8, 8)
+    perceptron, rows = Perceptron(Linear(8, 32), nn.GELU(), Linear(32, 8)), torch.randn(3000, 8)
+    for module, example in ((layer, x), (perceptron, rows)):
+        assert "mkldnn" not in str(torch.jit.trace(module, example, check_trace=False).graph)

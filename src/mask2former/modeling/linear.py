@@ -93,7 +93,7 @@ def gains(x: Float[Tensor, "*N C"]) -> bool:
     """Whether a convolution is faster for such rows."""
     return (
         x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
+        and not onednn.is_traced()
         and x.dtype == torch.float32
         and x.numel() >= MANY * x.shape[-1]
         and torch.backends.mkldnn.is_available()

@@ -32,7 +32,11 @@ def fuses(x: Tensor) -> bool:
 
 def is_traced() -> bool:
     """Whether operations are noted or faked rather than merely run, and should be plain ones."""
-    return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
+        or _get_current_dispatch_mode() is not None
+    )
 
 
 @lru_cache(maxsize=1)
