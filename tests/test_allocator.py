@@ -22,12 +22,11 @@ def status(field, file="status"):
 """
 
 
-def run(code: str) -> str:
+def run(code: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", START + code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_what_is_freed_is_kept_and_what_is_reserved_is_not_used() -> None:

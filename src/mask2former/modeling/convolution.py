@@ -17,10 +17,15 @@ class Conv2d(nn.Conv2d):
     """`nn.Conv2d` by way of `convolve`, for what it knows: no groups, no dilation, zeros around."""
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h2 w2"]:
-        known = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
-        if not known or isinstance(self.padding, str):
+        padding = self.known_padding()
+        if padding is None:
             return super().forward(x)
-        return convolve(x, self.weight, self.bias, self.stride, self.padding)
+        return convolve(x, self.weight, self.bias, self.stride, padding)
+
+    def known_padding(self) -> tuple[int, ...] | None:
+        """Zeros around; None where it is of another kind than those that are known."""
+        known = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
+        return None if not known or isinstance(self.padding, str) else self.padding
 
 
 def convolve(

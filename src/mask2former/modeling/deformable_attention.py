@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mask2former.modeling.linear import Linear, gradients_of_linear, linear
-from mask2former.modeling.onednn import is_traced
 from mask2former.modeling.sampling import Grid, sample
+from mask2former.modeling.tracing import is_traced
 
 
 class DeformableAttention(nn.Module):

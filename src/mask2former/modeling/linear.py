@@ -91,14 +91,7 @@ def feed_forward(
 
 def gains(x: Float[Tensor, "*N C"]) -> bool:
     """Whether a convolution is faster for such rows."""
-    return (
-        x.device.type == "cpu"
-        and not onednn.is_traced()
-        and x.dtype == torch.float32
-        and x.numel() >= MANY * x.shape[-1]
-        and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled("cpu")
-    )
+    return onednn.runs(x) and x.dtype == torch.float32 and x.numel() >= MANY * x.shape[-1]
 
 
 def gains_in_half(x: Float[Tensor, "*N C"]) -> bool:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from mask2former.modeling.tracing import is_traced
 
 Activation = Literal["none", "relu", "gelu"]
 EXACT = "none"  # how GELU is approximated
@@ -20,22 +21,18 @@ EXACT = "none"  # how GELU is approximated
 
 def fuses(x: Tensor) -> bool:
     """Whether these may be given `x`: on a CPU that knows its type, without a gradient."""
+    if not runs(x) or torch.is_grad_enabled():
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bf16())
+
+
+def runs(x: Tensor) -> bool:
+    """Whether oneDNN is there for `x`, in the type that it has, and nothing looks on."""
     return (
         x.device.type == "cpu"
         and not is_traced()
-        and not torch.is_grad_enabled()
         and torch.backends.mkldnn.is_available()
-        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bf16()))
         and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def is_traced() -> bool:
-    """Whether operations are noted or faked rather than merely run, and should be plain ones."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
-        or _get_current_dispatch_mode() is not None
     )
 
 

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mask2former.modeling.tracing import is_traced
+
 
 def enlarge(x: Float[Tensor, "B C h w"], size: torch.Size) -> Float[Tensor, "B C H W"]:
     """Quick where nothing is to be differentiated and `size` is the double."""
     double = tuple(size) == (2 * x.shape[-2], 2 * x.shape[-1])
-    if not double or min(x.shape[-2:]) < 2 or torch.is_grad_enabled() or not is_plain_cpu(x):
+    if not double or min(x.shape[-2:]) < 2 or torch.is_grad_enabled() or not runs_on_cpu(x):
         # The plain layout takes torch a third of the time.
         return F.interpolate(x.contiguous(), size=tuple(size), mode="bilinear")
     return doubled(doubled(x.permute(0, 2, 3, 1), 2), 1).permute(0, 3, 1, 2)
@@ -23,22 +25,18 @@ def enlarge(x: Float[Tensor, "B C h w"], size: torch.Size) -> Float[Tensor, "B C
 
 def shrink(x: Float[Tensor, "B C H W"], size: torch.Size) -> Float[Tensor, "B C h w"]:
     """Quick where the factor is even; then the middle of a new cell lies between two old ones."""
-    factors = [old // new for old, new in zip(x.shape[-2:], size, strict=True)]
-    even = all(
-        old == new * factor and factor % 2 == 0
-        for old, new, factor in zip(x.shape[-2:], size, factors, strict=True)
-    )
-    if not even or not is_plain_cpu(x):
+    even = all(old % (2 * new) == 0 for old, new in zip(x.shape[-2:], size, strict=True))
+    if not even or not runs_on_cpu(x):
         return F.interpolate(x, size=tuple(size), mode="bilinear")
-    for axis, factor in zip((-2, -1), factors, strict=True):
-        cells = x.unflatten(axis, (-1, factor))
-        before, after = cells.select(axis, factor // 2 - 1), cells.select(axis, factor // 2)
-        x = torch.lerp(before, after, 0.5)
+    for axis, new in zip((-2, -1), size, strict=True):
+        cells = x.unflatten(axis, (new, -1))
+        middle = cells.shape[axis] // 2
+        x = torch.lerp(cells.select(axis, middle - 1), cells.select(axis, middle), 0.5)
     return x
 
 
-def is_plain_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+def runs_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not is_traced()
 
 
 def doubled(x: Float[Tensor, "B h w C"], axis: int) -> Float[Tensor, "B H W C"]:

@@ -125,7 +125,7 @@ class ConvNorm(nn.Module):
         # Whoever puts a layer of another kind in its place, as LoRA does, means it to be called.
         if type(conv) is not Conv2d or type(norm) not in (FrozenBatchNorm, nn.BatchNorm2d):
             return False
-        plain = conv.bias is None and conv.dilation == (1, 1) and conv.groups == 1
+        plain = conv.bias is None and conv.known_padding() is not None
         fixed = isinstance(norm, FrozenBatchNorm) or (
             not norm.training and norm.affine and norm.track_running_stats
         )
@@ -137,8 +137,8 @@ class ConvNorm(nn.Module):
         """The norm goes into the weights, anew each time: that costs less than a pass over `x`."""
         scale, shift = scale_and_shift(self.norm)
         weight = (self.conv.weight.float() * scale[:, None, None, None]).to(x.dtype)
-        shift, stride = shift.to(x.dtype), self.conv.stride
-        padding = (self.conv.kernel_size[0] // 2,) * 2
+        shift, stride, padding = shift.to(x.dtype), self.conv.stride, self.conv.known_padding()
+        assert padding is not None
         if residual is None and winograd.gains(x, weight, stride, padding):
             out = winograd.convolve(x, weight, shift)
             return F.relu_(out) if relu else out

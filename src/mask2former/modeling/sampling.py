@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from mask2former.modeling.tracing import is_traced
 
 # Torch 2.6 may only know the wider question; an export is a compilation, too.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -54,8 +55,7 @@ class Grid:
     def of(cls, shapes: Shapes, heads: int, points: int, device: torch.device) -> Grid:
         """Kept from call to call: on an accelerator each of its tensors would be waited for."""
         # Traced or faked tensors shall not be met again outside.
-        passing = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
-        make = Grid._make.__wrapped__ if passing else Grid._make
+        make = Grid._make.__wrapped__ if is_traced() else Grid._make
         return make(tuple(shapes), heads, points, device)
 
     @staticmethod
