@@ -39,8 +39,9 @@ test-data: $(READY) ## The tests that read the real images of ../shared
 test-gpu: $(READY) ## The tests that need CUDA
 	$(PYTEST) -m gpu
 
-benchmark: $(READY) ## Ours beside transformers: inference, post-processing, a training step; the loader (10 minutes)
+benchmark: $(READY) ## Ours beside transformers: inference, post-processing, a training step; the loader (12 minutes)
 	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.postprocessing
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.loader

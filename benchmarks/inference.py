@@ -5,8 +5,10 @@ python -m benchmarks.inference [--backbones r50 swin_t] [--sizes 640x640] [--dty
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,21 @@ def ours_whole(folder: Path, batch: int, dtype: torch.dtype, compile: bool) -> R
     segmenter = Segmenter.from_pretrained(
         folder / "ours", device="cpu", dtype=dtype, batch_size=batch, compile=compile
     )
+    return ours_from_file(segmenter, folder, batch)
+
+
+def ours_from_file(segmenter: Segmenter, folder: Path, batch: int) -> Run:
     images = [folder / "image.jpg"] * batch
     return lambda: len(segmenter(images, task="panoptic"))
 
 
 def peer_whole(folder: Path, batch: int, dtype: torch.dtype, same_memory: bool) -> Run:
+    return peer_from_file(peer(folder, dtype, same_memory), folder, batch, dtype)
+
+
+def peer_from_file(model: Any, folder: Path, batch: int, dtype: torch.dtype) -> Run:
     from transformers import AutoImageProcessor
 
-    model = peer(folder, dtype, same_memory)
     processor = AutoImageProcessor.from_pretrained(folder / "peer")
 
     @torch.inference_mode()
@@ -136,11 +145,45 @@ def flops(folder: Path) -> int:
     return int(counter.get_total_flops())
 
 
+def both_ways(
+    folder: Path, case: str, batch: int, options: argparse.Namespace
+) -> Iterator[Comparison]:
+    """The model alone, whose outputs must agree, and all from the file on."""
+    ours = (folder, batch, DTYPES[options.dtype], options.compile)
+    theirs = (folder, batch, DTYPES[options.peer_dtype], options.same_memory)
+    exact = options.dtype == options.peer_dtype == "float32"
+    yield compare(
+        f"{case}: model",
+        (ours_model, ours),
+        (peer_model, theirs),
+        agree=equality if exact else agreement,
+        rounds=options.rounds,
+        threads=options.threads,
+    )
+    whole = compare(
+        f"{case}: file to panoptic result",
+        (ours_whole, ours),
+        (peer_whole, theirs),
+        rounds=options.rounds,
+        threads=options.threads,
+    )
+    whole.facts["distance"] = ""
+    yield whole
+
+
+def add_rates(comparison: Comparison, batch: int, limit: float, dtype: str) -> None:
+    """Images a second of both; ours beside `limit`, an image's seconds at the peak of fp32."""
+    ours, theirs = (statistics.median(x) / batch for x in (comparison.ours, comparison.peer))
+    comparison.facts["images/s"] = f"{1 / ours:.2f}, {1 / theirs:.2f}"
+    within = f"{ours / limit:.2f} x {batch * limit:.2f} s"
+    comparison.facts["of the limit"] = within if dtype == "float32" else ""
+
+
 def main() -> None:
     parser = command(__doc__, "inference")
     parser.add_argument("--backbones", nargs="+", default=["r50", "swin_t"], choices=BACKBONES)
     parser.add_argument("--sizes", nargs="+", default=["640x640"], help="HxW")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1], help="images at once")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of ours")
     parser.add_argument("--peer-dtype", default="float32", choices=DTYPES)
     parser.add_argument("--compile", action="store_true", help="ours, through torch.compile")
@@ -155,33 +198,14 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 write_models(folder, backbone, (height, width), kept=0.2)
-                limit = options.batch * flops(folder) / peak
-                settings = {"rounds": options.rounds, "threads": options.threads}
-                ours = (folder, options.batch, DTYPES[options.dtype], options.compile)
-                theirs = (folder, options.batch, DTYPES[options.peer_dtype], options.same_memory)
-                case = f"{backbone}, {size}, batch {options.batch}"
-                exact = options.dtype == options.peer_dtype == "float32"
-                model = compare(
-                    f"{case}: model",
-                    (ours_model, ours),
-                    (peer_model, theirs),
-                    agree=equality if exact else agreement,
-                    **settings,
-                )
-                whole = compare(
-                    f"{case}: file to panoptic result",
-                    (ours_whole, ours),
-                    (peer_whole, theirs),
-                    **settings,
-                )
-            whole.facts["distance"] = ""
-            for comparison in (model, whole):
-                seconds = statistics.median(comparison.ours)
-                within = f"{seconds / limit:.2f} x {limit:.2f} s"
-                comparison.facts["of the limit"] = within if options.dtype == "float32" else ""
-                found.append(comparison)
-                print(comparison.row(), flush=True)
-    print(report("Inference", ["distance", "of the limit"], found))
+                limit = flops(folder) / peak
+                for batch in options.batches:
+                    case = f"{backbone}, {size}, batch {batch}"
+                    for comparison in both_ways(folder, case, batch, options):
+                        add_rates(comparison, batch, limit, options.dtype)
+                        found.append(comparison)
+                        print(comparison.row(), flush=True)
+    print(report("Inference", list(found[0].facts), found))
     write_json(options.out, options.threads, found)
 
 

@@ -12,7 +12,7 @@ import platform
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,6 +49,11 @@ class Contender:
         if isinstance(answer, str):
             raise RuntimeError(f"{self.name}:\n{answer}")
         return answer
+
+    def make_ready(self) -> int:
+        """Set up and run once; the bytes that the run took at its peak."""
+        before, peak = self.ask("ready")
+        return int(max(0, peak - before))
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):  # it may have died
@@ -133,15 +138,8 @@ def compare(
     agree: Callable[[Any, Any], dict[str, Any]] | None = None,
 ) -> Comparison:
     """Run both in turn. `agree` sees both results first and raises if they are not the same."""
-    contenders = [
-        Contender(name, make, *arguments, threads=threads)
-        for name, (make, arguments) in (("ours", ours), ("peer", peer))
-    ]
-    try:
-        memory = []
-        for contender in contenders:
-            before, peak = contender.ask("ready")
-            memory.append(max(0, peak - before))
+    with side_by_side(ours, peer, threads=threads) as contenders:
+        memory = [contender.make_ready() for contender in contenders]
         facts = {}
         if agree is not None:
             (mine,), (theirs,) = (contender.ask("result") for contender in contenders)
@@ -155,6 +153,19 @@ def compare(
             peer_memory=memory[1],
             facts=facts,
         )
+
+
+@contextlib.contextmanager
+def side_by_side(
+    ours: tuple[Make, tuple[Any, ...]], peer: tuple[Make, tuple[Any, ...]], *, threads: int
+) -> Iterator[list[Contender]]:
+    """Both in processes of their own, which end with the block."""
+    contenders = [
+        Contender(name, make, *arguments, threads=threads)
+        for name, (make, arguments) in (("ours", ours), ("peer", peer))
+    ]
+    try:
+        yield contenders
     finally:
         for contender in contenders:
             contender.stop()

@@ -117,11 +117,9 @@ class Point:
 def measure(axis: str, size: Size, rounds: int, threads: int) -> Point:
     contender = Contender(f"{axis} {value_of(axis, size)}", make, size, threads=threads)
     try:
-        before, peak = contender.ask("ready")
+        memory = contender.make_ready()
         seconds = statistics.median(contender.ask("run") for _ in range(rounds))
-        return Point(
-            axis=axis, value=value_of(axis, size), seconds=seconds, memory=max(0, peak - before)
-        )
+        return Point(axis=axis, value=value_of(axis, size), seconds=seconds, memory=memory)
     finally:
         contender.stop()
 

@@ -11,7 +11,9 @@ from benchmarks.curves import read_log, smoothed
 from benchmarks.inference import equality
 from benchmarks.loader import measure, table
 from benchmarks.measure import Run, compare, relative_distance, report
+from benchmarks.stages import staged
 from benchmarks.validation import Answers, validate
+from torch import nn
 
 from mask2former.data.detect import open_dataset
 from mask2former.data.scenes import Scenes, write_coco_panoptic
@@ -54,6 +56,31 @@ def test_other_results_are_no_comparison() -> None:
         equality([a], [b])
     with pytest.raises(AssertionError, match="not the same outputs"):
         equality([a, a], [a, np.full(4, np.nan)])
+
+
+def test_stages_end_where_their_modules_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    class Wait(nn.Module):
+        def forward(self, seconds: float) -> None:
+            nonlocal now
+            now += seconds
+
+    monkeypatch.setattr("benchmarks.stages.time.perf_counter", lambda: now)
+    wait, backbone, pixel_decoder, decoder = Wait(), Wait(), Wait(), Wait()
+
+    def run() -> None:
+        wait(4.0)
+        backbone(8.0)
+        pixel_decoder(16.0)
+        wait(2.0)  # what comes between counts for the module that it leads to
+        decoder(1.0)
+
+    timed = staged(run, backbone, pixel_decoder, decoder)
+    for _ in range(2):  # nothing is left of the run before
+        assert timed() == (4.0, 8.0, 16.0, 3.0, 0.0)
+    with pytest.raises(AssertionError, match="each module runs once"):
+        staged(lambda: backbone(0.0), backbone, pixel_decoder, decoder)()
 
 
 def test_the_parts_of_a_view_are_told_apart(tmp_path: Path) -> None:

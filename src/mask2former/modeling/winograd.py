@@ -19,7 +19,7 @@ from mask2former.modeling import onednn
 TILE = 4
 WIDE = 128  # channels; with fewer, the transforms cost what the products save
 MANY = 64  # tiles; with fewer, the transform of the kernel does
-BAND = 128  # tiles that are transformed together, about: what lies between stays in the cache
+BAND = 256  # tiles that are transformed together, about: what lies between stays in the cache
 
 
 def gains(
@@ -92,7 +92,7 @@ def convolve(
     """`F.conv2d(x, weight, bias, padding=1)` of sides that are multiples of 4, up to rounding."""
     of_inputs, of_kernel, of_results = transforms()
     batch, channels, height, width = x.shape
-    kernel = (of_kernel @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, -1)
+    kernel = (of_kernel @ weight.permute(0, 2, 3, 1).flatten(1, 2)).permute(1, 2, 0)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     tiles = padded.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE).permute(4, 5, 1, 0, 2, 3)
     # Not made as a view, for autograd forbids to work in place on one that a function returns.
