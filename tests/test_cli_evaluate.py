@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mask2former.cli import FAULT, main
 from mask2former.data.scenes import Scenes, ScenesConfig, write_coco_panoptic
 from mask2former.evaluation.panoptic_quality import score_panoptic_files
+from mask2former.modeling.mask2former import Mask2Former
 from mask2former.segmenter import Augmentation
+from mask2former.weights import save_model
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,49 @@ def test_more_measures(answers: tuple[Path, dict[str, float]], data: Path, tmp_p
     out, _ = answers
     words = ("--predictions", str(out / "instances.json"), "--data", str(data), "--boundary")
     assert "boundary_AP" in measured(tmp_path, *words)
+
+
+def test_without_a_split_to_validate_on_it_is_what_trainings_hold_out(
+    answers: tuple[Path, dict[str, float]],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(data, tmp_path / "lone")
+    (tmp_path / "lone" / "images" / "val").rename(tmp_path / "lone" / "images" / "whole")
+    (tmp_path / "lone" / "panoptic" / "val").rename(tmp_path / "lone" / "panoptic" / "whole")
+    for file in (tmp_path / "lone" / "annotations").iterdir():
+        file.rename(file.with_name(file.name.replace("val", "whole")))
+    words = ["--model", "scenes", "--data", str(tmp_path / "lone")]
+    held_out = measured(tmp_path, *words)
+    assert "no split 'val': measured on one image in 5" in capsys.readouterr().out
+    assert json.loads((tmp_path / "figures.json").read_text())["images"] == 1
+    _, figures = answers
+    assert held_out["PQ"] != figures["PQ"]
+    for every in ("all", "whole"):
+        assert measured(tmp_path, *words, "--split", every) == figures
+        assert "held out" not in capsys.readouterr().out
+    # Files that others made are scored whole.
+    results = ["--predictions", str(answers[0]), "--data", str(tmp_path / "lone")]
+    assert measured(tmp_path, *results)["PQ"] == pytest.approx(figures["PQ"])
+
+
+def test_models_of_things_are_measured_as_the_annotation_allows(tmp_path: Path) -> None:
+    """Label maps of things have no objects to tell apart, so it is their mIoU."""
+    for folder in ("images", "masks"):
+        (tmp_path / "maps" / folder).mkdir(parents=True)
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "maps" / "images" / "a.png")
+    Image.new("L", (64, 64), 1).save(tmp_path / "maps" / "masks" / "a.png")
+    source = Mask2Former.from_pretrained("scenes")
+    things = tuple(replace(c, is_thing=True) for c in source.config.categories)
+    names = "\n".join(category.name for category in things)
+    (tmp_path / "maps" / "classes.txt").write_text(names)
+    model = Mask2Former(replace(source.config, categories=things))
+    model.load_state_dict(source.state_dict())
+    save_model(model, tmp_path / "things", "mask2former")
+    words = ["--model", str(tmp_path / "things"), "--data", str(tmp_path / "maps")]
+    for task in ([], ["--task", "semantic"]):
+        assert "mIoU" in measured(tmp_path, *words, "--split", "all", *task)
 
 
 def test_what_does_not_fit_is_told(

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 import sick_data
-from mask2former.cli import main
+from mask2former.cli import FAULT, main
 from mask2former.commands.data import quick_check
 from mask2former.training.config import FolderData
 from sick_data import Content, change
@@ -33,6 +33,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def unknown_categories(content: Content) -> None:
     for annotation in content["annotations"]:
         annotation["segments_info"][0]["category_id"] = 77
+
+
+def test_a_split_that_cannot_be_opened_does_not_hide_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "annotations" / "panoptic_val.json").write_text("{")
+    assert main(["data", "inspect", str(folder)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "val cannot be opened" in said
+    assert "3 classes" in said
+    (folder / "annotations" / "panoptic_train.json").write_text("{")
+    assert main(["data", "inspect", str(folder)]) == FAULT
+    assert "panoptic_train.json" in capsys.readouterr().err
 
 
 def test_inspect_counts_and_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -13,6 +15,7 @@ from mask2former.masks import (
     decode_rle,
     encode_region,
     encode_rle,
+    mask_of_annotation,
     places_of,
     rasterize_polygons,
 )
@@ -139,6 +142,34 @@ def test_polygon_is_cropped_and_scaled() -> None:
 def test_polygons_are_checked(polygon: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=f"polygon 1 .*{message}"):
         check_polygons([SQUARE, polygon])
+
+
+def test_fewer_corners_may_be_allowed() -> None:
+    check_polygons([SQUARE, [], [1.0, 2.0]], least=0)
+    with pytest.raises(ValueError, match="polygon 0 holds 3 numbers"):
+        check_polygons([[1.0, 2.0, 3.0]], least=0)
+
+
+RLE = {"size": [1, 2], "counts": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        ({"segmentation": RLE, "bbox": [0, 0, 1, 1]}, (RLE, False)),
+        ({"segmentation": [[1, 2], SQUARE], "bbox": [0, 0, 1, 1]}, ([SQUARE], False)),
+        ({"segmentation": [[1, 2]], "bbox": [2, 3, 4, 5]}, ([[2, 3, 6, 3, 6, 8, 2, 8]], True)),
+        ({"bbox": [2, 3, 4, 5]}, ([[2, 3, 6, 3, 6, 8, 2, 8]], True)),
+        ({"segmentation": [], "bbox": [2, 3, 4, 0]}, None),
+        ({"segmentation": [], "bbox": [2, 3, float("inf"), 5]}, None),
+        ({"segmentation": [], "bbox": [2, 3, 4]}, None),
+        ({}, None),
+    ],
+)
+def test_what_an_annotation_says_of_its_mask(
+    annotation: dict[str, Any], expected: tuple[object, bool] | None
+) -> None:
+    assert mask_of_annotation(annotation) == expected
 
 
 # --- rendering --------------------------------------------------------------------------------

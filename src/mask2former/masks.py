@@ -266,20 +266,58 @@ def _fill(canvas: Bool[np.ndarray, "h w"], points: Float[np.ndarray, "P 2"]) -> 
     canvas[top : top + shape[0], left : left + shape[1] - 1] |= inside
 
 
-def check_polygons(polygons: Polygons) -> None:
-    """Raise ValueError, saying which and why, if one of them is no polygon."""
+def check_polygons(polygons: Polygons, *, least: int = 3) -> None:
+    """Raise ValueError, saying which and why, if one is no polygon of at least so many corners."""
     for index, polygon in enumerate(polygons):
         try:
             points = np.asarray(polygon, np.float64)
         except (TypeError, ValueError):
             raise ValueError(f"polygon {index} is no list of numbers") from None
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2:
+        if points.ndim != 1 or len(points) < 2 * least or len(points) % 2:
             raise ValueError(
                 f"polygon {index} holds {points.size} numbers, not x0, y0, x1, y1, x2, y2, ... of"
                 " at least three points; correct it or remove it"
             )
         if not np.isfinite(points).all():
             raise ValueError(f"polygon {index} has a coordinate that is not finite; correct it")
+
+
+def mask_of_annotation(annotation: Mapping[str, Any]) -> tuple[Rle | Polygons, bool] | None:
+    """The mask of an annotation in COCO's format, and whether it is the object's box, filled.
+
+    Polygons of fewer than three corners have no area and are left out. If there is nothing else,
+    the box stands for the mask; None without a box that has an area.
+
+    Raises ValueError, saying why, if it is no segmentation.
+    """
+    segmentation = annotation.get("segmentation") or []
+    if isinstance(segmentation, Mapping):
+        return segmentation, False
+    if not isinstance(segmentation, list):
+        raise ValueError(
+            "segmentation: must be a list of polygons or a run-length encoding, not"
+            f" {str(segmentation)[:40]}; correct it or drop the annotation"
+        )
+    try:
+        check_polygons(segmentation, least=0)
+    except ValueError as error:
+        raise ValueError(f"segmentation: {error}") from None
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if polygons:
+        return polygons, False
+    corners = _corners_of(annotation.get("bbox"))
+    return None if corners is None else ([corners], True)
+
+
+def _corners_of(box: Any) -> list[float] | None:
+    """Those of COCO's [x, y, width, height]; None if it is no box, or has no area."""
+    try:
+        x, y, width, height = (float(value) for value in box)
+    except (TypeError, ValueError):
+        return None
+    if not (np.isfinite([x, y, width, height]).all() and min(width, height) > 0):
+        return None
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
 # --- the masks of one image -------------------------------------------------------------------

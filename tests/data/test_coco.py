@@ -42,7 +42,14 @@ CONTENT: dict[str, Any] = {
             "category_id": 90,
             "segmentation": [[-9, -9, 40, -9, 40, 1, -9, 1]],
         },
-        {"id": 8, "image_id": 7, "category_id": 90, "segmentation": []},
+        {
+            "id": 8,
+            "image_id": 7,
+            "category_id": 90,
+            "segmentation": [],
+            "bbox": [8, 5, 2.5, 4],
+            "iscrowd": 0,
+        },
     ],
 }
 
@@ -72,13 +79,14 @@ def test_everything_is_read(content: dict[str, Any], tmp_path: Path) -> None:
     assert len(dataset) == 2
     assert (sample.image.shape, sample.image_id, sample.name) == ((10, 12, 3), 7, "a.png")
     assert sample.labels.tolist() == [1, 0, 1, 1, 1]
-    assert sample.is_crowd.tolist() == [False, False, True, False, False]
+    assert sample.is_crowd.tolist() == [False, False, True, False, True]
     masks = sample.masks.render((0, 0, 12, 10), (10, 12))
-    assert masks.sum(axis=(1, 2)).tolist() == [12, 48, 10, 12, 0]
+    assert masks.sum(axis=(1, 2)).tolist() == [12, 48, 10, 12, 8]
     assert masks[0, 1:4, 2:6].all()
     np.testing.assert_array_equal(masks[1], BOTTOM)
     assert masks[2, :, 0].all()
     assert masks[3, 0].all()
+    assert masks[4, 5:9, 8:10].all()
     assert len(empty.masks) == len(empty.labels) == 0
     assert empty.masks.render((0, 0, 6, 5), (5, 6)).shape == (0, 5, 6)
 
@@ -99,10 +107,11 @@ def change(content: dict[str, Any], where: str, value: object) -> dict[str, Any]
         ("annotations.1.category_id", [4], "annotation 2: category_id"),
         ("annotations.1.image_id", 99, "annotation 2: image_id 99 is not among the 2 images"),
         ("annotations.1.id", 1, "annotation 1: the id stands twice"),
-        ("annotations.0.segmentation", [SQUARE, [1, 2, 3, 4]], "annotation 1: .*polygon 1 holds 4"),
+        ("annotations.0.segmentation", [SQUARE, [1, 2, 3]], "annotation 1: .*polygon 1 holds 3"),
+        ("annotations.0.segmentation", [[1, 2, 3, float("nan")]], "annotation 1: .*not finite"),
         ("annotations.0.segmentation", [SQUARE[:7]], "annotation 1: .*polygon 0 holds 7"),
         ("annotations.0.segmentation", [["x"] * 6], "annotation 1: .*no list of numbers"),
-        ("annotations.0.segmentation", None, "annotation 1: .*boxes alone"),
+        ("annotations.0.segmentation", 5, "annotation 1: .*must be a list of polygons .* not 5"),
         (
             "annotations.1.segmentation.size",
             [10, 11],
@@ -124,6 +133,51 @@ def test_mistakes_are_named_at_opening(
 ) -> None:
     with pytest.raises(ValueError, match=rf"train\.json: {message}"):
         opened(tmp_path, change(content, where, value))
+
+
+@pytest.mark.parametrize("segmentation", ["absent", None, [], [[]], [[1, 2, 3, 4], []]])
+@pytest.mark.parametrize("box", [None, [2, 1, 4, 0], [2, 1, float("nan"), 3], "none", [2, 1, 4, 3]])
+def test_a_box_stands_for_a_mask_that_has_no_area(
+    content: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    segmentation: object,
+    box: object,
+) -> None:
+    content["annotations"] = content["annotations"][:2]
+    annotation = change(content, "annotations.0.bbox", box)["annotations"][0]
+    annotation["segmentation"] = segmentation
+    if segmentation == "absent":
+        del annotation["segmentation"]
+    dataset = opened(tmp_path, content)
+    sample = dataset[0]
+    if box == [2, 1, 4, 3]:
+        assert sample.is_crowd.tolist() == [True, False]
+        mask = sample.masks.render((0, 0, 12, 10), (10, 12))[0]
+        assert mask[1:4, 2:6].all()
+        assert mask.sum() == 12
+        said = "1 annotations have a box and no mask: taken as crowds"
+    else:
+        assert sample.is_crowd.tolist() == [False]
+        assert dataset.labels_of(0) == {0}
+        said = "1 annotations without a mask or a box left out: no area"
+    assert caplog.messages == [f"{tmp_path / 'train.json'}: {said}"]
+
+
+def test_polygons_without_area_are_left_out(
+    content: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for annotation in content["annotations"][::3]:
+        annotation["segmentation"] = [[1, 2], SQUARE, [1, 2, 3, 4]]
+    del content["annotations"][4]
+    sample = opened(tmp_path, content)[0]
+    assert sample.is_crowd.tolist() == [False, False, True, False]
+    assert sample.masks.render((0, 0, 12, 10), (10, 12)).sum(axis=(1, 2)).tolist() == [
+        *(12, 48, 10, 12),
+    ]
+    assert [message.split("json: ")[1] for message in caplog.messages] == [
+        "polygons of fewer than 3 corners left out of 2 annotations: no area"
+    ]
 
 
 def test_many_mistakes_are_counted(content: dict[str, Any], tmp_path: Path) -> None:
@@ -170,3 +224,33 @@ def test_photograph_annotated_before_it_was_turned(content: dict[str, Any], tmp_
     exif[0x0112] = 6
     Image.new("RGB", (6, 5)).save(tmp_path / "b.png", exif=exif)
     assert dataset[1].image.shape == (5, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("named", "lies"),
+    [
+        ("sub\\b.png", "sub/b.png"),
+        ("images/b.png", "b.png"),
+        (".\\images\\sub\\b.png", "sub/b.png"),
+        ("data/images/b.png", "b.png"),
+        ("images/b.png", "images/b.png"),
+    ],
+)
+def test_images_are_found_by_names_of_other_machines(
+    content: dict[str, Any], tmp_path: Path, named: str, lies: str
+) -> None:
+    folder = tmp_path / "data" / "images"
+    for name, size in (("a.png", (12, 10)), (lies, (6, 5))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size).save(folder / name)
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(change(content, "images.1.file_name", named)))
+    sample = CocoInstances(path, folder)[1]
+    assert sample.image.shape == (5, 6, 3)
+    assert sample.name == lies
+
+
+def test_an_image_of_another_folder_is_not_taken(content: dict[str, Any], tmp_path: Path) -> None:
+    dataset = opened(tmp_path, change(content, "images.1.file_name", "elsewhere\\b.png"))
+    with pytest.raises(FileNotFoundError, match=r"image 3: its file .*elsewhere\\b\.png"):
+        dataset[1]

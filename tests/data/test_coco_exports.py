@@ -189,3 +189,99 @@ def test_label_studio(tmp_path: Path, name: str) -> None:
 def test_result_json_without_images_is_something_else(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{}")
     assert find_formats(tmp_path) == []
+
+
+# --- files of other names, which are told by what they hold ---------------------------------------
+
+
+PLAIN: dict[str, Any] = {
+    "categories": [{"id": 1, "name": "cat"}],
+    "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "segmentation": [SQUARE]}],
+}
+
+
+@pytest.mark.parametrize("images", ["images/train", "train", "images", "."])
+def test_a_file_named_after_its_split(tmp_path: Path, images: str) -> None:
+    write(tmp_path, "annotations/train.json", images, "a.png", PLAIN)
+    write(tmp_path, "annotations/val.json", images.replace("train", "val"), "a.png", PLAIN)
+    assert find_splits(tmp_path) == ("train", "val")
+    assert opened(tmp_path, "train").path.name == "train.json"
+
+
+@pytest.mark.parametrize("file", ["labels.json", "instances_default.json", "annotations.json"])
+@pytest.mark.parametrize("images", [".", "data", "images", "images/sub"])
+def test_a_file_beside_its_images(tmp_path: Path, file: str, images: str) -> None:
+    name = "sub\\a.png" if images.endswith("sub") else "a.png"
+    write(tmp_path, file, images, name, cvat())
+    (tmp_path / "other.json").write_text('{"images": [], "annotations": {}}')
+    dataset = opened(tmp_path)
+    assert dataset[0].name == f"{images}/a.png".removeprefix("./")
+    assert not dataset[0].is_crowd.any()
+
+
+def test_the_first_image_that_is_there_tells_the_folder(tmp_path: Path) -> None:
+    write(tmp_path, "labels.json", "data", "a.png", PLAIN)
+    content = json.loads((tmp_path / "labels.json").read_text())
+    content["images"].insert(0, {"id": 5, "file_name": "b.png", "height": 10, "width": 12})
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(FileNotFoundError, match=r"data.b\.png does not exist"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("images", ["images/default", "images", "."])
+def test_cvat_without_a_folder_of_images(tmp_path: Path, images: str) -> None:
+    write(tmp_path, "annotations/instances_default.json", images, "frame_0.PNG", cvat())
+    assert len(opened(tmp_path)) == 1
+
+
+def test_images_that_are_nowhere(tmp_path: Path) -> None:
+    write(tmp_path, "annotations/instances_default.json", "elsewhere", "a.png", cvat())
+    with pytest.raises(FileNotFoundError, match="the folder of its images is missing"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("a.json", {"categories": [], "annotations": {}}),
+        ("a.json", {"categories": []}),
+        ("annotations/a.json", {**PLAIN, "annotations": [{"segments_info": []}]}),
+        ("annotations/lvis_v1_train.json", PLAIN),
+        ("ade20k_instance_train.json", PLAIN),
+        (".a.json", PLAIN),
+        ("elsewhere/a.json", PLAIN),
+    ],
+)
+def test_files_of_something_else(tmp_path: Path, file: str, content: dict[str, Any]) -> None:
+    write(tmp_path, file, ".", "a.png", content)
+    assert "coco" not in {found.format.name for found in find_formats(tmp_path)}
+
+
+def test_one_file_must_be_meant(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path, f"{name}.json", ".", "a.png", PLAIN)
+    assert find_formats(tmp_path) == []
+    (tmp_path / "b.json").unlink()
+    assert opened(tmp_path).path.name == "a.json"
+
+
+def test_usual_names_end_the_search(tmp_path: Path) -> None:
+    write(tmp_path, "annotations/instances_train.json", "images", "a.png", PLAIN)
+    write(tmp_path, "annotations/extra.json", "images", "a.png", PLAIN)
+    write(tmp_path, "labels.json", "images", "a.png", PLAIN)
+    assert [found.splits for found in find_formats(tmp_path)] == [("train",)]
+
+
+@pytest.mark.parametrize("file", ["annotations/instances_<s>.json", "<s>/_annotations.coco.json"])
+def test_images_to_be_tested_on_are_no_split(tmp_path: Path, file: str) -> None:
+    write(tmp_path, file.replace("<s>", "train"), "images", "a.png", PLAIN)
+    lists = {"categories": PLAIN["categories"]}
+    write(tmp_path, file.replace("<s>", "test2017"), "images", "a.png", lists)
+    assert find_splits(tmp_path) == ("train",)
+    write(tmp_path, file.replace("<s>", "Test"), "images", "a.png", PLAIN)
+    (tmp_path / file.replace("<s>", "test_cut")).parent.mkdir(exist_ok=True)
+    (tmp_path / file.replace("<s>", "test_cut")).write_text('{"images": [')
+    write(tmp_path, file.replace("<s>", "val"), "images", "a.png", lists)
+    assert find_splits(tmp_path) == ("Test", "test_cut", "train", "val")
+    with pytest.raises(ValueError, match="'annotations' must be a list"):
+        open_dataset(tmp_path, "val")

@@ -80,8 +80,19 @@ def break_instances(folder: Path) -> Expected:
                 annotation[field] = value(annotation)
 
         spoil("unknown category", "category_id", lambda _: 4)
-        spoil("malformed mask", "segmentation", lambda _: [[1, 2, 3, 4]])
-        spoil("malformed mask", "segmentation", lambda _: None)
+        spoil("malformed mask", "segmentation", lambda _: [[1, 2, 3]])
+        spoil("malformed mask", "segmentation", lambda _: 5)
+        spoil("box without a mask", "segmentation", lambda _: None)
+        for annotation in annotations(content):
+            expected.append(("mask without a pixel", f"annotation {annotation['id']}"))
+            annotation.update(segmentation=[[1, 2, 3, 4]], bbox=[1, 2, 2, 0])
+        for annotation in annotations(content)[1::3]:
+            expected.append(("polygon without area", f"annotation {annotation['id']}"))
+            annotation["segmentation"].append([1, 2, 3, 4])
+        for annotation in annotations(content)[1::3]:
+            expected.append(("mask outside the frame", f"annotation {annotation['id']}"))
+            expected.append(("mask without a pixel", f"annotation {annotation['id']}"))
+            annotation["segmentation"] = [[WIDTH, 9, WIDTH + 9, 9, WIDTH + 9, 30]]
         spoil("malformed mask", "segmentation", lambda _: {"size": [9, 9], "counts": [81]})
         spoil(
             "malformed mask",
@@ -143,10 +154,13 @@ def break_instances(folder: Path) -> Expected:
         content["images"].append(dict(content["images"][114]))
         expected.append(("id stands twice", f"image {content['images'][114]['id']}"))
         content["categories"].append({"id": 12, "name": "nut"})
+        content["categories"].append({"id": 13, "name": "Bolt "})
+        expected.extend(("class names alike", f"category {id}") for id in (3, 13))
+        expected.append(("classes differ between splits", "category 13"))
         expected.extend(("class name twice", f"category {id}") for id in (5, 12))
         expected.append(("classes differ between splits", "category 12"))
         last = [a for a in content["annotations"] if a["image_id"] == 200]
-        last[0]["category_id"], last[1]["iscrowd"] = 12, 1
+        last[0]["category_id"], last[1]["iscrowd"], last[2]["category_id"] = 12, 1, 13
         expected.append(("crowds", "instances_train.json"))
         expected.append(("overlaps", "instances_train.json"))
         Image.new("RGB", (9, 9)).save(images / "spare.png")
@@ -191,8 +205,7 @@ def test_without_decoding_only_records_and_files_are_looked_at(instances: Path) 
     deep_only = {
         *("unreadable image", "image of another size", "picture twice in a split"),
         *("picture in two splits", "picture like one of another split", "overlaps"),
-        *("object annotated twice", "mask without a pixel"),
-        *("box unlike the mask", "area unlike the mask"),
+        *("object annotated twice", "box unlike the mask", "area unlike the mask"),
     }
     expected = Counter(break_instances(instances))
     kinds = {kind for kind, _ in expected} - deep_only
@@ -333,7 +346,7 @@ def test_labels_in_text_are_read(tmp_path: Path, deep: bool) -> None:
     (tmp_path / "labels" / "train" / "0.txt").write_text("7 0.1 0.1 0.9 0.1 0.9 0.9\n")
     (tmp_path / "labels" / "train" / "1.txt").write_text("")
     assert [(f.kind, f.severity, f.record) for f in check(tmp_path, deep=deep)] == [
-        ("unreadable sample", "error", "0.png"),
+        ("unknown category", "error", "line 1"),
         ("image without objects", "warning", "1.png"),
     ]
     for label in (tmp_path / "labels" / "train").iterdir():
@@ -361,6 +374,15 @@ def test_trainval_is_no_leak_and_records_have_their_own_names(tmp_path: Path) ->
     assert found["picture twice in a split"].record == "b.png"
     assert found["picture twice in a split"].message.startswith("b.png holds the same picture as a")
     assert found["picture in two splits"].message.startswith("c.png is the same picture as a.png")
+
+
+def test_images_are_looked_for_as_the_reader_does(instances: Path) -> None:
+    def rename(content: Content) -> None:
+        for number, image in enumerate(content["images"]):
+            image["file_name"] = ("images/train/", ".\\")[number % 2] + image["file_name"]
+
+    change(instances, "instances_train", rename)
+    assert check(instances, ["train"], deep=False) == []
 
 
 def test_boxes_alone_cannot_train_masks(instances: Path) -> None:

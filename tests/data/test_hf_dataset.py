@@ -64,6 +64,7 @@ def test_label_maps(tmp_path: Path, image: str, label: str) -> None:
     assert isinstance(dataset, HfSemantic)
     assert [(c.id, c.name) for c in dataset.categories] == [(0, "road"), (2, "car"), (5, "sky")]
     assert (len(dataset), dataset.tasks) == (2, ("semantic",))
+    assert not any(category.is_thing for category in dataset.categories)
     sample = dataset[1]
     assert (sample.image == 9).all()
     assert sample.labels.tolist() == [1, 2]

@@ -31,13 +31,18 @@ def test_one_image_cannot_be_split() -> None:
         hold_out(Scenes(length=5, seed=0), 1)
 
 
-def test_only_where_there_is_one_split(tmp_path: Path) -> None:
+def test_only_where_there_is_no_split_to_validate_on(tmp_path: Path) -> None:
     write_coco_panoptic(Scenes(length=6, seed=0, config=SMALL), tmp_path, "train")
     alone = FolderData(folder=str(tmp_path))
     assert alone.divided == "train"
     assert (len(alone.open_train()), len(alone.open_val())) == (5, 1)
     by_heart = FolderData(folder=str(tmp_path), val="train")
     assert (by_heart.divided, len(by_heart.open_val())) == (None, 6)
+    write_coco_panoptic(Scenes(length=3, seed=1, config=SMALL), tmp_path, "test")
+    assert alone.divided == "train"  # a test split is not to be looked at before the end
+    assert (len(alone.open_train()), len(alone.open_val())) == (5, 1)
+    on_test = FolderData(folder=str(tmp_path), val="test")
+    assert (on_test.divided, len(on_test.open_train()), len(on_test.open_val())) == (None, 6, 3)
     write_coco_panoptic(Scenes(length=2, seed=1, config=SMALL), tmp_path, "val")
     assert alone.divided is None
     assert (len(alone.open_train()), len(alone.open_val())) == (6, 2)

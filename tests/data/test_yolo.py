@@ -88,10 +88,11 @@ def test_places_that_exports_use(tmp_path: Path, train: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0 0.5 0.5 0.2 0.2", r"a\.txt: line 1: a box, which cannot train masks"),
-        ("2 0 0 1 0 1 1", r"class 2 is not among the 2 'names' of .*data\.yaml"),
+        ("2 0 0 1 0 1 1", r"a\.txt: line 1: class 2 is not among the 2 'names' of .*data\.yaml"),
+        ("0.5 0 0 1 0 1 1", r"class 0\.5 is not among the 2 'names'"),
         ("0 0 0 1 0 1", "5 numbers are no polygon"),
         ("0 0 0 30 0 30 20", r"corners must lie within 0\.\.1"),
+        ("0 0 0 1 0 nan 1", r"corners must lie within 0\.\.1"),
         ("cow 0 0 1 0 1 1", "is no class and numbers"),
     ],
 )
@@ -125,9 +126,81 @@ def test_images_in_subfolders_and_hidden_files(tmp_path: Path) -> None:
     assert [dataset[i].labels.tolist() for i in range(2)] == [[1], [1]]
 
 
-@pytest.mark.parametrize("text", [b"names: [", b"names: [caf\xe9]\ntrain: images"])
-def test_a_broken_yaml_is_named_by_detection(tmp_path: Path, text: bytes) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"names: [", "not valid YAML"),
+        (b"names: [caf\xe9]\ntrain: images", "is no text of UTF-8 .*; save it as that"),
+    ],
+)
+def test_a_broken_yaml_is_named_by_detection(tmp_path: Path, text: bytes, message: str) -> None:
     write(tmp_path, "train", LINE)
     (tmp_path / "data.yaml").write_bytes(text)
-    with pytest.raises(ValueError, match=r"data\.yaml: not valid YAML"):
+    with pytest.raises(ValueError, match=rf"data\.yaml: {message}"):
         open_dataset(tmp_path, "train")
+
+
+def test_boxes_among_polygons_are_crowds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "train", f"{LINE}\n0 0.5 0.5 0.5 0.2\n")
+    write(tmp_path, "train", "1 0.2 0.2 0.1 0.1", "b")
+    with caplog.at_level("WARNING", "mask2former"):
+        dataset = Yolo(write_yaml(tmp_path), "train")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'data.yaml'}: 'train': 2 boxes taken as crowds: no mask"
+    ]
+    sample = dataset[0]
+    assert sample.labels.tolist() == [1, 0]
+    assert sample.is_crowd.tolist() == [False, True]
+    wanted = np.zeros((HEIGHT, WIDTH), bool)
+    wanted[8:12, 10:30] = True
+    masks = sample.masks.render((0, 0, WIDTH, HEIGHT), (HEIGHT, WIDTH))
+    np.testing.assert_array_equal(masks[1], wanted)
+    assert dataset.labels_of(1) == {1}
+
+
+def test_boxes_alone_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "train", "0 0.5 0.5 0.2 0.2\n1 0.2 0.2 0.1 0.1")
+    write(tmp_path, "train", None, "b")
+    with pytest.raises(ValueError, match=r"'train' has 2 boxes and no polygon.* export polygons"):
+        Yolo(write_yaml(tmp_path), "train")
+
+
+def test_what_has_no_area_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "train", f"0\n{LINE}\n0 0.5 0.5\n")
+    with caplog.at_level("WARNING", "mask2former"):
+        dataset = Yolo(write_yaml(tmp_path), "train")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'data.yaml'}: 'train': 2 lines left out: no area"
+    ]
+    assert dataset[0].labels.tolist() == [1]
+    assert dataset.labels_of(0) == {1}
+
+
+def test_the_frame_cuts_what_leaves_it(tmp_path: Path) -> None:
+    write(tmp_path, "train", "1 -0.25 0.5 0.25 0 0.25 1")
+    dataset = Yolo(write_yaml(tmp_path), "train")
+    mask = dataset[0].masks.render((0, 0, WIDTH, HEIGHT), (HEIGHT, WIDTH))[0]
+    # At the left border the triangle is half as high as at its right side.
+    assert mask[:, 0].sum() == HEIGHT // 2
+    assert mask[:, 9].sum() == HEIGHT
+    assert not mask[:, 10:].any()
+
+
+def test_label_files_with_a_mark_and_of_another_encoding(tmp_path: Path) -> None:
+    write(tmp_path, "train", None)
+    file = tmp_path / "labels" / "train" / "a.txt"
+    file.write_bytes(f"\ufeff{LINE}\r\n0.0 0 0 0.1 0 0.1 0.1\r\n".encode())
+    dataset = Yolo(write_yaml(tmp_path), "train")
+    assert dataset[0].labels.tolist() == [1, 0]
+    file.write_bytes(LINE.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"a\.txt: is no text of UTF-8 .*; save it as that"):
+        dataset[0]
+
+
+def test_a_clean_data_set_is_opened_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "train", LINE)
+    with caplog.at_level("WARNING", "mask2former"):
+        Yolo(write_yaml(tmp_path), "train")
+    assert not caplog.records

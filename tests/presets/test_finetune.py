@@ -5,10 +5,13 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tiny
+from mask2former.cli import main
 from mask2former.data.scenes import CATEGORIES, Scenes, ScenesConfig, write_coco_panoptic
 from mask2former.data.survey import Survey
 from mask2former.data.transforms import TrainView
@@ -269,6 +272,28 @@ def test_plan_of_a_folder(objects: Path) -> None:
     assert not torch.equal(ours.weight[0], theirs.weight[things[0]])
     assert torch.equal(ours.weight[-1], theirs.weight[-1])
     assert torch.equal(ours.bias[1:-1], theirs.bias[things[1:]])
+
+
+def test_a_model_of_things_learns_label_maps(tmp_path: Path) -> None:
+    """From the embedded model, whose queries from cells have no use for regions, to a figure."""
+    for folder in ("images", "masks"):
+        (tmp_path / "maps" / folder).mkdir(parents=True)
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "maps" / "images" / f"{index}.png")
+        mask = np.where(np.arange(64) < 20 * (index + 1), 0, 1)[None].repeat(64, 0)
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "maps" / "masks" / f"{index}.png")
+    (tmp_path / "maps" / "classes.txt").write_text("left\nright\n")
+    data, out = str(tmp_path / "maps"), str(tmp_path / "run")
+    sizes = ["--size", "64", "--steps", "2", "--batch-size", "1", "--set", "view.crop=[64,64]"]
+    words = ["finetune", "--data", data, "--model", "scenes", "--out", out, *sizes]
+    assert main([*words, "--set", "workers=0", "--set", "evaluate_every=0"]) == 0
+    report = str(tmp_path / "figures.json")
+    assert main(["evaluate", "--model", f"{out}/model", "--data", data, "--json", report]) == 0
+    document = json.loads(Path(report).read_text())
+    assert document["images"] == 1  # of three, which the training held out
+    logged = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert document["figures"]["mIoU"] == pytest.approx(logged["evaluation"]["mIoU"], abs=1e-6)
 
 
 @pytest.mark.slow

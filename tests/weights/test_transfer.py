@@ -61,10 +61,14 @@ def test_queries_may_be_fewer_or_more(queries: int) -> None:
 
 
 def test_what_a_model_without_queries_from_cells_lacks_is_left_out() -> None:
-    source = tiny.model(selected_share=0.1)
+    source = tiny.model(selected_share=0.1, anchored_masks=True)
     report = transfer(fresh(tiny.CONFIG), source, "source")
-    assert report.left_out
-    assert all(name.startswith("decoder.selection.") for name in report.left_out)
+    left_out = {name.rsplit(".", 2)[0] for name in report.left_out}
+    assert left_out == {"decoder.selection", "decoder.head"}  # of the head, what anchors its masks
+    assert {n for n in report.left_out if ".head." in n} == {
+        "decoder.head.anchoring.weight",
+        "decoder.head.anchoring.bias",
+    }
 
 
 @pytest.mark.parametrize("norm", ["frozen_batch_norm", "batch_norm"])

@@ -47,20 +47,26 @@ def inspect_data(options: InspectData) -> None:
             f"{entry.format.title} ({entry.format.name})" + (f": {splits}" if splits else ""),
             markup=False,
         )
-    inspections = {
-        split: inspect(
-            open_dataset(options.folder, split, task=options.task, format=options.format),
-            most=options.images,
-            pictures=PICTURES,
-            progress=console.is_terminal,
+    inspections: dict[str, Inspection] = {}
+    unopened: dict[str, Exception] = {}
+    for split in sorted(
+        {name for entry in found for name in entry.splits},
+        key=lambda name: (not name.startswith("train"), name),
+    ):
+        try:
+            dataset = open_dataset(options.folder, split, task=options.task, format=options.format)
+        except (ValueError, OSError) as error:
+            unopened[split] = error
+            continue
+        inspections[split] = inspect(
+            dataset, most=options.images, pictures=PICTURES, progress=console.is_terminal
         )
-        for split in sorted(
-            {name for entry in found for name in entry.splits},
-            key=lambda name: (not name.startswith("train"), name),
-        )
-    }
+    if not inspections:
+        raise next(iter(unopened.values()))
     console.print(split_table(inspections))
     console.print(class_table(inspections))
+    for split, reason in unopened.items():
+        console.print(f"{split} cannot be opened: {reason}", style="red", markup=False)
     for split, result in inspections.items():
         if len(result.sizes) < result.length:
             console.print(

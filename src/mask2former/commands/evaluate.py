@@ -17,13 +17,14 @@ from mask2former.commands.output import write_json
 from mask2former.data.coco import CocoInstances
 from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.dataset import Dataset
-from mask2former.data.detect import open_dataset
+from mask2former.data.detect import open_dataset, serves
 from mask2former.data.scenes import Scenes
 from mask2former.evaluation.instance_files import score_instance_files
 from mask2former.inference.predictions import CocoResults, open_predictions
 from mask2former.inference.submission import open_submission
 from mask2former.segmenter import Augmentation
 from mask2former.structures import Category, Sample, Segmentation, Task, class_names
+from mask2former.training.config import FolderData
 from mask2former.training.evaluate import FederatedDataset, OnImage, evaluate, measure_results
 from mask2former.training.examine import Examination
 from mask2former.training.report import record_of, write_evaluation
@@ -77,7 +78,7 @@ def of_model(options: Evaluate, console: Console) -> tuple[dict[str, float], Dat
         max_detections=options.max_detections,
     )
     things_only = all(category.is_thing for category in segmenter.categories)
-    dataset = open_data(options, things_only)
+    dataset = open_data(options, things_only, console)
     tasks = options.task or dataset.tasks
     require_semantic(options.tta, tasks)
     groups = read_groups(dataset, options.group_by) if options.group_by else {}
@@ -120,7 +121,7 @@ def of_files(
     require_positive("--max-detections", options.max_detections)
     if options.tta:
         raise ValueError("--tta: files hold one answer; leave it out, or --predictions")
-    dataset = open_data(options, path.suffix == ".json" and is_list(path))
+    dataset = open_data(options, path.suffix == ".json" and is_list(path))  # no matter who trained
     predictions = open_predictions(path, dataset.categories, options.values)
     groups = read_groups(dataset, options.group_by) if options.group_by else {}
     tasks = tuple(t for t in options.task or predictions.tasks if t in predictions.tasks)
@@ -181,18 +182,41 @@ def writing(
         yield write
 
 
-def open_data(options: Evaluate, things_only: bool) -> Dataset:
-    """The data set that the options name; a folder goes before the drawn scenes."""
+def open_data(options: Evaluate, things_only: bool, console: Console | None = None) -> Dataset:
+    """The data set that the options name; a folder goes before the drawn scenes.
+
+    Where it has no split to validate on, those images that a training holds out, which `console`
+    is told; without one, all.
+    """
     if options.data == "scenes" and not Path(options.data).exists():
         return Scenes(length=options.count, seed=options.seed)
-    return open_dataset(options.data, options.split, task="instance" if things_only else None)
+    data = FolderData(folder=options.data, task=richest_task(options, things_only))
+    shared = data.divided if options.split in (data.val, "all") else None
+    if shared is None:
+        return open_dataset(options.data, options.split, task=data.task)
+    if console is None or options.split == "all":
+        return open_dataset(options.data, shared, task=data.task)
+    console.print(
+        f"no split {data.val!r}: measured on one image in {data.holdout}, those that a training"
+        " holds out; --split all measures on all"
+    )
+    return data.open_val()
+
+
+def richest_task(options: Evaluate, things_only: bool) -> Task | None:
+    """What the annotation is opened for; None: the richest that it can measure."""
+    if not things_only:
+        return None
+    if options.task and "instance" not in options.task:
+        return options.task[0]
+    return "instance" if serves(options.data, "instance") else None
 
 
 def read_groups(dataset: Dataset, field: str) -> dict[int | str, str]:
     """From an image's id to what `field` of its record in the annotation file says."""
     if not isinstance(dataset, CocoPanoptic | CocoInstances):
         raise ValueError(f"--group-by {field}: only data sets in COCO's formats have such fields")
-    records = json.loads(dataset.path.read_text())["images"]
+    records = json.loads(dataset.path.read_bytes())["images"]
     groups = {record["id"]: str(record[field]) for record in records if field in record}
     if not groups:
         known = sorted({key for record in records for key in record})

@@ -176,7 +176,8 @@ class Evaluate:
     classes: Classes = None
     """What a checkpoint without class names tells apart: "coco", ... or car,person (one: bolt,)."""
     split: Annotated[str, arg(metavar="NAME")] = "val"
-    """Part of the data set."""
+    """Part of the data set. Where it has no val, a model is measured on the images that trainings
+    hold out, and "all" are those that it was trained on, too."""
     task: Tasks = ()
     """panoptic, instance or semantic; may be given several times. All that fit if left out."""
     json: File = None

@@ -42,7 +42,8 @@ def run(config: TrainConfig, out: Path) -> None:
         quick_check(config.data, console)
         if config.data.divided is not None and config.data.train != config.data.val:
             console.print(
-                f"no split to validate on: one image in {config.data.holdout} is held out for it"
+                f"no split {config.data.val!r} to validate on: one image in {config.data.holdout}"
+                " is held out for it"
             )
     console.print(
         f"training: {config.steps} steps of {config.batch_size} images,"

@@ -5,10 +5,33 @@ Roboflow, CVAT, Label Studio, and the converter of labelme.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from mask2former.archive import AnyPath
-from mask2former.data.coco_json import Content
+from mask2former.data.coco_json import Content, ImageRecord
+
+
+def mend_any(content: Content) -> None:
+    """What a tool that its file's name does not tell may have written."""
+    drop_placeholders(content)
+    brushed_are_objects(content)
+
+
+def mend_alone(content: Content, folder: AnyPath) -> None:
+    """As `mend_any`, in a file that names its images from its own folder, or from one beside it."""
+    mend_any(content)
+    named = [image for image in content["images"] if isinstance(image.get("file_name"), str)]
+    found = (
+        below
+        for image in named
+        for below in ("", "images", "data")
+        if (folder / below / image["file_name"].replace("\\", "/")).is_file()
+    )
+    below = next(found, "")
+    for image in named if below else ():
+        image["file_name"] = f"{below}/{image['file_name']}"
 
 
 def drop_placeholders(content: Content) -> None:
@@ -59,3 +82,26 @@ def find_images(content: Content, folder: AnyPath) -> None:
             plain = name.replace("\\", "/")
             last = plain.rpartition("/")[2]
             image["file_name"] = f"images/{last}" if last in exported else plain
+
+
+def placed(images: dict[int | str, ImageRecord], folder: AnyPath) -> dict[int | str, ImageRecord]:
+    """The images, each called as it lies in their folder; what is not there keeps its name."""
+    return {
+        id: replace(image, file_name=_name_in(folder, image.file_name))
+        for id, image in images.items()
+    }
+
+
+def _name_in(folder: AnyPath, name: str) -> str:
+    r"""Where sub\a.png may mean sub/a.png, and images/a.png, in the folder images, a.png."""
+    plain = name.replace("\\", "/")
+    if "/" not in plain:
+        return name  # most are, and a hundred thousand of them shall not take long
+    path = PurePosixPath(plain)
+    names = [str(path)]
+    for repeated in range(1, len(path.parts)):
+        if path.parts[:repeated] == folder.parts[-repeated:]:
+            names.append("/".join(path.parts[repeated:]))
+    if names == [name]:
+        return name
+    return next((found for found in (name, *names) if (folder / found).is_file()), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,8 @@ Content = dict[str, list[dict[str, Any]]]  # the lists of a file, whose entries 
 Mend = Callable[[Content], None]  # turns what a tool writes otherwise into COCO's, in place
 
 _SHOWN_PROBLEMS = 5
+_HEAD = 1 << 16  # bytes in which the first of a file's lists begins
+_LISTS = [re.compile(rb'"%s"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,27 @@ def read_json(path: AnyPath) -> Any:
         raise ValueError(
             f"{path}: is not valid JSON ({error}); restore or export it anew"
         ) from None
+
+
+def is_instance_json(path: AnyPath) -> bool:
+    """Whether a file of any name holds COCO's instances; it is searched, not parsed, for speed."""
+    with path.open("rb") as file:
+        text = file.read(_HEAD)
+        if not any(key.search(text) for key in _LISTS):
+            return False
+        text += file.read()
+    return all(key.search(text) for key in _LISTS) and b'"segments_info"' not in text
+
+
+def lacks_annotations(path: AnyPath) -> bool:
+    """Whether a file lists images alone, as COCO's own of the images to be tested on do."""
+    text = path.read_bytes()
+    if b'"annotations"' in text:
+        return False
+    try:
+        return "images" in json.loads(text)
+    except (ValueError, TypeError):
+        return False
 
 
 def _load(path: AnyPath) -> Content:

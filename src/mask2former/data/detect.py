@@ -25,6 +25,8 @@ from mask2former.data.dataset import Dataset
 from mask2former.data.format import NO_SPLIT, Format
 from mask2former.structures import Task
 
+VALIDATION = "val"  # the split that is validated on if none is named
+
 # Where several fit, the first is taken: those with the most telling layout stand first.
 FORMATS: tuple[Format, ...] = (
     coco_panoptic.FORMAT,
@@ -117,11 +119,25 @@ def find_formats(folder: AnyPath, format: str | None = None) -> list[Found]:
     return [f for f in found if f.splits]
 
 
-def lone_split(folder: str | Path | ZipPath, val: str, format: str | None = None) -> str | None:
-    """The name of the only split of a folder that has none called `val`; None if that is not so."""
+def shared_split(
+    folder: str | Path | ZipPath, train: str, val: str, format: str | None = None
+) -> str | None:
+    """The split of a folder without one called `val` that must serve for it, too.
+
+    It is the only one, or the one called `train`; None if there is one called `val`, or neither, or
+    if `val` is not what the usual split is called: who asks for another one means that.
+    """
     splits = {name for f in find_formats(root_of(folder, format), format) for name in f.splits}
-    others = [name for name in splits if not name or not _begins(name, val)]
-    return others[0] if len(others) == len(splits) == 1 else None
+    if any(name and _begins(name, val) for name in splits):
+        return None
+    if len(splits) > 1:
+        splits = {name for name in splits if _begins(name, train)} if val == VALIDATION else set()
+    return splits.pop() if len(splits) == 1 else None
+
+
+def serves(folder: str | Path | ZipPath, task: Task) -> bool:
+    """Whether a folder's annotation can measure a task."""
+    return best_for(task, [found.format for found in find_formats(root_of(folder))]) is not None
 
 
 def find_splits(folder: str | Path | ZipPath) -> tuple[str, ...]:

@@ -120,13 +120,18 @@ def _other_part(
     place = root / split if split and (root / split).is_dir() else root
     part = Part(file=str(place), format=format.name, split=split)
     served = task if task in format.tasks else format.tasks[0]
+    if format.faults is not None:
+        part.findings.extend(format.faults(root, split))
     try:
-        dataset = format.open(root, split, served)
-        count, part.categories = len(dataset), dataset.categories
-        part.samples = count
+        dataset = _opened(format, root, split, served, part)
     except (ValueError, OSError) as error:
-        part.add_failure(error)
+        if part.errors():
+            message = "it cannot be opened before that is mended, so its images are not looked at"
+            part.add("not looked at", "note", split, message)
+        else:
+            part.add_failure(error)
         return part
+    part.samples, part.categories = len(dataset), dataset.categories
 
     if not deep:
         if tells_labels(dataset):
@@ -138,7 +143,7 @@ def _other_part(
         try:
             sample = dataset[index]
         except (ValueError, OSError, KeyError, IndexError) as error:
-            return [_of_sample(part, "unreadable sample", record, str(error), error=True)]
+            return _unreadable(part, record, error)
         ref = SampleRef(file=part.file, record=sample.name, split=split)
         looks.append((ref, look_at(sample.image)))
         if sample.image.shape[:2] != sample.masks.size:
@@ -148,8 +153,15 @@ def _other_part(
             return [_without_objects(part, sample.name)]
         return _empty_masks(part, sample.name, sample.masks)
 
-    part.jobs = [partial(read, index) for index in range(count)]
+    part.jobs = [partial(read, index) for index in range(part.samples)]
     return part
+
+
+def _opened(format: Format, root: AnyPath, split: str, task: Task, part: Part) -> Dataset:
+    """The split, or what of it can be read beside the errors that are known already."""
+    if format.open_sound is not None and part.errors():
+        return format.open_sound(root, split, task)
+    return format.open(root, split, task)
 
 
 def _read_labels(part: Part, dataset: Dataset) -> None:
@@ -160,9 +172,14 @@ def _read_labels(part: Part, dataset: Dataset) -> None:
             if not labels_of(dataset, index):
                 part.findings.append(_without_objects(part, record))
         except (ValueError, OSError) as error:
-            part.findings.append(
-                _of_sample(part, "unreadable sample", record, str(error), error=True)
-            )
+            part.findings.extend(_unreadable(part, record, error))
+
+
+def _unreadable(part: Part, record: str, error: Exception) -> list[Finding]:
+    """What the reader says of a sample, unless it is known already."""
+    if any(known.message in str(error) for known in part.errors()):
+        return []
+    return [_of_sample(part, "unreadable sample", record, str(error), error=True)]
 
 
 def _without_objects(part: Part, record: str) -> Finding:

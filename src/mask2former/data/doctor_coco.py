@@ -13,12 +13,12 @@ from scipy import ndimage
 from mask2former.archive import AnyPath
 from mask2former.data import coco, coco_panoptic
 from mask2former.data.coco import CocoObject, collect_objects
+from mask2former.data.coco_exports import placed
 from mask2former.data.coco_json import (
     CocoJson,
     ImageRecord,
     Mend,
     Problem,
-    annotation_name,
     collect_coco_json,
 )
 from mask2former.data.coco_panoptic import (
@@ -29,7 +29,7 @@ from mask2former.data.coco_panoptic import (
     read_png,
 )
 from mask2former.data.dataset import SizeMismatchError, require_file
-from mask2former.data.doctor_masks import box_problem, examine_masks, outside
+from mask2former.data.doctor_masks import OUTSIDE, box_problem, examine_masks, outside
 from mask2former.data.findings import MISSING, NO_OBJECT, Finding, ImageRef, Part, Severity
 from mask2former.data.format import Format
 from mask2former.structures import Category
@@ -63,7 +63,7 @@ def coco_part(format: Format, folder: AnyPath, split: str) -> Part:
             record=f"image {image.id}",
             split=split,
         )
-        for image in content.images.values()
+        for image in (content.images if panoptic else placed(content.images, images)).values()
     ]
     if panoptic:
         used = _panoptic(part, content, pngs, problems)
@@ -79,24 +79,18 @@ def _instances(part: Part, content: CocoJson, problems: list[Problem]) -> Counte
     objects: dict[int | str, list[tuple[dict[str, Any], CocoObject]]] = {}
     used: Counter[int] = Counter()
     crowds = 0
-    boxes = [
-        annotation_name(annotation, index)
-        for index, annotation in enumerate(content.annotations)
-        if annotation.get("segmentation") == []
-    ]
-    severity: Severity = "error" if len(boxes) == len(content.annotations) else "warning"
-    for name in boxes:
-        message = "no mask, only a box: it cannot train masks; export polygons, or draw them"
-        part.add("box without a mask", severity, name, message)
-    for annotation, found in collect_objects(content, problems):
-        if annotation["segmentation"] == []:
+    lacks: list[Problem] = []
+    for annotation, found in collect_objects(content, problems, lacks):
+        if found.is_box:
             continue
         image = content.images[annotation["image_id"]]
         objects.setdefault(image.id, []).append((annotation, found))
         used[found.label] += 1
         crowds += found.is_crowd
         for problem in outside(found, image.size):
-            part.add(problem.kind, "warning", problem.record, problem.message)
+            severity: Severity = "error" if problem.kind == OUTSIDE else "warning"
+            part.add(problem.kind, severity, problem.record, problem.message)
+    part.findings += _findings(part, "warning" if objects else "error", lacks)
     annotated = {annotation["image_id"] for annotation in content.annotations}
     for image in content.images.values():
         if image.id not in annotated:
@@ -204,15 +198,19 @@ def _look_at_png(
 
 
 def _classes(part: Part, categories: Sequence[Category], used: Counter[int]) -> None:
-    count = Counter(category.name for category in categories)
+    groups: dict[str, list[Category]] = {}
     for category in categories:
-        if count[category.name] > 1:
-            same = [c.id for c in categories if c.name == category.name and c.id != category.id]
+        groups.setdefault(category.name.strip().casefold(), []).append(category)
+    for group in groups.values():
+        for category in group if len(group) > 1 else ():
+            others = [other for other in group if other is not category]
+            nearest = min(others, key=lambda other: other.name != category.name)
+            kind = "class name twice" if nearest.name == category.name else "class names alike"
             message = (
-                f"has the name {category.name!r}, as category {same[0]} has; merge them, or name"
-                " one otherwise"
+                f"has the name {category.name!r}, as category {nearest.id} has {nearest.name!r};"
+                " merge them, or name one otherwise"
             )
-            part.add("class name twice", "warning", f"category {category.id}", message)
+            part.add(kind, "warning", f"category {category.id}", message)
     unused = [c.name for label, c in enumerate(categories) if not used[label]]
     if unused:
         named = ", ".join(unused[:_NAMED]) + (", ..." if len(unused) > _NAMED else "")

@@ -14,7 +14,8 @@ from mask2former.data.coco import CocoObject
 from mask2former.data.coco_json import ImageRecord, Problem
 from mask2former.masks import Box, box_of_mask, decode_rle, rasterize_polygons
 
-_OUTSIDE = 1.0  # pixels that a point may lie outside
+OUTSIDE = "mask outside the frame"  # wholly, which is an error
+_MARGIN = 1.0  # pixels that a point may lie outside
 _SAME = 0.9  # intersection over union of two masks of one class that are one object
 _BOX_PIXELS, _BOX_SHARE = 3.0, 0.05  # how far a box may be off: tools round, and count edges
 _AREA_SHARE = 0.1  # how far an area may be off, beside the outline
@@ -37,16 +38,20 @@ class _Pixels:
 
 
 def outside(found: CocoObject, size: tuple[int, int]) -> list[Problem]:
-    """Whether a polygon leaves its image of `size` (H, W)."""
+    """Whether a polygon leaves its image of `size` (H, W); of kind `OUTSIDE` if all of it does."""
     if isinstance(found.mask, Mapping) or not len(found.mask):
         return []
     x0, y0, x1, y1 = _bounds(found)
     excess = max(-x0, -y0, x1 - size[1], y1 - size[0])
-    if excess <= _OUTSIDE:
+    if excess <= _MARGIN:
         return []
+    frame = f"the image, which is {size[0]} high and {size[1]} wide"
+    if min(x1, y1, size[1] - x0, size[0] - y0) <= 0:
+        message = f"lies outside of {frame}; drop it, or restore the image that was annotated"
+        return [Problem(kind=OUTSIDE, record=found.name, message=message)]
     message = (
-        f"its polygon reaches {excess:.0f} pixels outside of the image, which is {size[0]} high and"
-        f" {size[1]} wide; that part is cut off. Was the image cropped or scaled afterwards?"
+        f"its polygon reaches {excess:.0f} pixels outside of {frame}; that part is cut off. Was the"
+        " image cropped or scaled afterwards?"
     )
     return [Problem(kind="mask outside of the image", record=found.name, message=message)]
 

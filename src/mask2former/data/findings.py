@@ -72,6 +72,9 @@ class Part:
     samples: int = 0  # that a reader has, where nothing else is known
     bare: list[str] = field(default_factory=list)  # those of them that have no object
 
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == "error"]
+
     def add(self, kind: str, severity: Severity, record: str, message: str) -> None:
         self.findings.append(
             Finding(kind=kind, severity=severity, file=self.file, record=record, message=message)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mask2former.archive import AnyPath, relative
 from mask2former.data.dataset import Dataset
+from mask2former.data.findings import Finding
 from mask2former.structures import Task
 
 NO_SPLIT = ""  # the name of the one split of a folder that has none
@@ -22,6 +23,10 @@ class Format:
     tasks: tuple[Task, ...]  # what it can be opened for; the first is what it is opened for
     splits: Callable[[AnyPath], Iterable[str]]  # those that a folder has of it; none: another one
     open: Callable[[AnyPath, str, Task], Dataset]  # folder, split, task
+    # What the doctor can tell of a folder's split, record by record, without decoding an image.
+    faults: Callable[[AnyPath, str], Iterable[Finding]] | None = None
+    # As `open`, but without the records of which `faults` tells errors, where these stop `open`.
+    open_sound: Callable[[AnyPath, str, Task], Dataset] | None = None
 
 
 def first_existing(folder: AnyPath, patterns: Iterable[str], split: str = "") -> AnyPath | None:

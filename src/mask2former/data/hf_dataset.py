@@ -70,7 +70,8 @@ class HfSemantic(_Rows):
         """ValueError if a column is missing or nothing names the classes."""
         super().__init__(table, folder)
         self.map_column = _label_map_column(_types(table.features.to_dict()))
-        self.categories = _categories(_class_names(table, folder))
+        names = _class_names(table, folder)
+        self.categories = _categories(names, stuff=names)  # all of a class is one region
         self._label_of = {category.id: label for label, category in enumerate(self.categories)}
 
     def __getitem__(self, index: int) -> Sample:

@@ -15,7 +15,8 @@ def hold_out(dataset: Dataset, every: int) -> tuple[Part, Part]:
     count = len(dataset)
     if count < 2:
         raise ValueError(
-            f"{count} annotated images cannot be split into training and validation; annotate more"
+            f"{count} annotated images cannot be split into training and validation; annotate more,"
+            " or validate on those that are trained on, to see whether it learns: data.val=train"
         )
     held = range(every - 1, count, every) or range(count - 1, count)
     return Part(dataset, [i for i in range(count) if i not in held]), Part(dataset, held)

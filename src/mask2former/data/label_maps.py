@@ -11,9 +11,19 @@ from rich.progress import track
 from mask2former.archive import AnyPath
 from mask2former.data.class_files import CLASS_FILES, read_classes
 from mask2former.data.dataset import read_annotated_image
+from mask2former.data.findings import MISSING, Finding
 from mask2former.data.format import NO_SPLIT, Format, names_matching
 from mask2former.data.map_classes import VOID, MapClasses, found_classes
-from mask2former.data.pixel_maps import Pair, holds_pairs, pair_files, read_map, used_values
+from mask2former.data.pixel_maps import (
+    LACKING,
+    Matched,
+    Pair,
+    holds_pairs,
+    match_files,
+    pair_files,
+    read_map,
+    used_values,
+)
 from mask2former.masks import IdMapMasks
 from mask2former.structures import Category, Sample, Task
 
@@ -37,6 +47,9 @@ class LabelMaps:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def name_of(self, index: int) -> str:
+        return self.pairs[index].image.name
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
@@ -63,9 +76,15 @@ _SPLIT_LAYOUTS = (  # images, masks
     ),
     *(("images/<s>", f"{name}/<s>") for name in ("annotations", "masks", "labels")),
     *(("<s>/images", f"<s>/{name}") for name in ("masks", "labels", "annotations")),
+    *(("<s>/image", f"<s>/{name}") for name in ("mask", "label")),
+    ("img_dir/<s>", "ann_dir/<s>"),  # mmsegmentation
 )
 _BESIDE_CLASSES = "_classes.csv"  # Roboflow: masks x_mask.png beside their images
-_WHOLE_LAYOUTS = tuple(("images", name) for name in ("masks", "labels", "annotations"))
+_WHOLE_LAYOUTS = (
+    *(("images", name) for name in ("masks", "labels", "annotations")),
+    *(("image", name) for name in ("mask", "label")),
+    ("imgs", "masks"),
+)
 _VOC_IMAGES, _VOC_MASKS, _VOC_LIST = (
     *("JPEGImages", "SegmentationClass"),
     "ImageSets/Segmentation/<s>.txt",
@@ -100,12 +119,13 @@ def _places(folder: AnyPath) -> dict[str, Place]:
     return found
 
 
-def _pairs(place: Place) -> list[Pair]:
-    images, masks, stems = place
-    if stems is None:
-        return pair_files(images, masks)
-    lines = stems.read_text(encoding="utf-8").splitlines()
-    return pair_files(images, masks, [line.strip() for line in lines if line.strip()])
+def _stems(place: Place) -> list[str] | None:
+    """The images that the list of a split names; None if it has none."""
+    file = place[2]
+    if file is None:
+        return None
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _splits(folder: AnyPath) -> tuple[str, ...]:
@@ -113,19 +133,57 @@ def _splits(folder: AnyPath) -> tuple[str, ...]:
 
 
 def _open(folder: AnyPath, split: str, task: Task) -> LabelMaps:
+    place = _places(folder)[split]
+    return _open_pairs(folder, split, pair_files(*place[:2], _stems(place)))
+
+
+def _open_sound(folder: AnyPath, split: str, task: Task) -> LabelMaps:
+    return _open_pairs(folder, split, _matched(_places(folder)[split]).pairs)
+
+
+def _matched(place: Place) -> Matched:
+    return match_files(*place[:2], _stems(place))
+
+
+def _open_pairs(folder: AnyPath, split: str, pairs: Sequence[Pair]) -> LabelMaps:
     places = _places(folder)
-    pairs = _pairs(places[split])
     images, masks, _ = places[split]
     homes = (folder, masks, images, images.parent)
     file = next(
         (home / name for home in homes for name in CLASS_FILES if (home / name).is_file()), None
     )
-    # Of all splits, so that each has the same classes.
-    every = [pair for place in places.values() for pair in _pairs(place)]
+    # Of all splits, so that each has the same classes. What another split lacks, that one tells.
+    every = [pair for place in places.values() for pair in _matched(place).pairs]
     if file is None:
         maps = (read_map(pair.mask) for pair in _shown(every))
         return LabelMaps(pairs, found_classes(maps, str(folder)))
     return LabelMaps(pairs, _as_black_and_white(read_classes(file), every))
+
+
+def _faults(folder: AnyPath, split: str) -> Iterator[Finding]:
+    """Images and masks that have no partner, or two."""
+    place = _places(folder)[split]
+    found = _matched(place)
+    for error in found.faults:
+        file, _, message = str(error).partition(": ")
+        kind = MISSING if isinstance(error, FileNotFoundError) else "two of one stem"
+        yield Finding(kind=kind, severity="error", file=file, record="", message=message)
+    for image in found.without_mask:
+        message = f"has no mask in {place[1]}; {LACKING}"
+        yield Finding(
+            kind="image without mask", severity="error", file=str(image), record="", message=message
+        )
+    for mask in found.without_image:
+        message = (
+            f"has no image of its stem in {place[0]}; restore the image, or move the mask away"
+        )
+        yield Finding(
+            kind="mask without image",
+            severity="warning",
+            file=str(mask),
+            record="",
+            message=message,
+        )
 
 
 def _shown(pairs: Sequence[Pair]) -> Iterator[Pair]:
@@ -151,11 +209,14 @@ FORMAT = Format(
     layout=(
         "<s>/*.jpg with <s>annot/*.png, or <s>_labels, <s>_masks",
         "images/<s>/*.jpg with masks/<s>/*.png, or annotations/<s>, labels/<s>",
-        "[<s>/]images/*.jpg with [<s>/]masks/*.png, or labels, annotations",
+        "img_dir/<s>/*.jpg with ann_dir/<s>/*.png",
+        "[<s>/]images/*.jpg with [<s>/]masks/*.png, or labels, annotations; image with mask, label",
         "JPEGImages/*.jpg with SegmentationClass/*.png and ImageSets/Segmentation/<s>.txt",
         "[<s>/]*.jpg with [<s>/]*_mask.png and [<s>/]_classes.csv",
     ),
     tasks=("semantic",),
     splits=_splits,
     open=_open,
+    faults=_faults,
+    open_sound=_open_sound,
 )

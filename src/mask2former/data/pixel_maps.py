@@ -105,18 +105,50 @@ def recode(values: Int[np.ndarray, "H W"], new: Mapping[int, int]) -> Int32[np.n
 # --- which mask belongs to which image --------------------------------------------------------
 
 
-def pair_files(images: AnyPath, masks: AnyPath, stems: Sequence[str] | None = None) -> list[Pair]:
-    """Every image of a folder with the mask of the same stem, sorted by it.
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """Which image has which mask, and what stands alone."""
 
-    Endings of stems as in `MASK_ENDINGS` and `IMAGE_ENDINGS` make no difference. `stems` names the
-    images; without them every one needs a mask. Both folders may be one: then masks need an ending,
-    and an image that has the rest of their stem.
+    pairs: list[Pair]
+    faults: list[FileNotFoundError | ValueError]  # of files that are not clear, or not there
+    without_mask: list[AnyPath]  # images
+    without_image: list[AnyPath]  # masks
+
+
+def pair_files(images: AnyPath, masks: AnyPath, stems: Sequence[str] | None = None) -> list[Pair]:
+    """Every image of a folder with the mask of the same stem, sorted by it; see `match_files`.
 
     Raises FileNotFoundError naming those that lack one, ValueError if a stem stands twice, or an
     image has two masks.
     """
+    found = match_files(images, masks, stems)
+    for fault in found.faults:
+        raise fault
+    lacking = found.without_mask
+    if lacking or not found.pairs:
+        names = ", ".join(path.name for path in lacking[:3])
+        raise FileNotFoundError(
+            f"{masks}: {len(lacking)} of the {len(lacking) + len(found.pairs)} images in {images}"
+            f" have no mask here ({names}); {LACKING}"
+        )
+    return found.pairs
+
+
+LACKING = (
+    f"a mask has the stem of its image and is one of {', '.join(MAP_SUFFIXES)}; add it, or move the"
+    " image away"
+)
+
+
+def match_files(images: AnyPath, masks: AnyPath, stems: Sequence[str] | None = None) -> Matched:
+    """The images of a folder and the masks of the same stems; nothing is raised.
+
+    Endings of stems as in `MASK_ENDINGS` and `IMAGE_ENDINGS` make no difference. `stems` names the
+    images; without them every one needs a mask. Both folders may be one: then masks need an ending,
+    and an image that has the rest of their stem.
+    """
     if stems is not None:
-        return [_named_pair(images, masks, stem) for stem in stems]
+        return _match_named(images, masks, stems)
     image_files = _files(images, SUFFIXES)
     mask_files = _files(masks, MAP_SUFFIXES)
     if images == masks:
@@ -127,30 +159,41 @@ def pair_files(images: AnyPath, masks: AnyPath, stems: Sequence[str] | None = No
     for mask in mask_files:
         stem = mask.stem if mask.stem in named else _key(mask.stem, MASK_ENDINGS)
         masks_of.setdefault(stem, []).append(mask)
-    pairs: dict[str, Pair] = {}
-    lacking: list[str] = []
+    first_of: dict[str, AnyPath] = {}
+    claimed: set[AnyPath] = set()
+    found = Matched(pairs=[], faults=[], without_mask=[], without_image=[])
     for image in image_files:
         stem = image.stem
-        if stem in pairs:
-            raise ValueError(f"{image}: {pairs[stem].image.name} has the same stem; rename one")
+        first = first_of.setdefault(stem, image)
+        if first != image:
+            message = f"{image}: {first.name} has the same stem; rename one"
+            found.faults.append(ValueError(message))
+            continue
         short = _key(stem, IMAGE_ENDINGS)
         own = [*masks_of.get(stem, ()), *(masks_of.get(short, ()) if short not in named else ())]
+        claimed.update(own)
         if len(own) > 1:
-            raise ValueError(
+            message = (
                 f"{image}: has two masks, {own[0]} and {own[1]}; move away the one that is not its"
                 " own, or rename it"
             )
-        if own:
-            pairs[stem] = Pair(id=stem, image=image, mask=own[0])
+            found.faults.append(ValueError(message))
+        elif own:
+            found.pairs.append(Pair(id=stem, image=image, mask=own[0]))
         else:
-            lacking.append(image.name)
-    if lacking or not pairs:
-        raise FileNotFoundError(
-            f"{masks}: {len(lacking)} of the {len(lacking) + len(pairs)} images in {images} have no"
-            f" mask here ({', '.join(lacking[:3])}); a mask has the stem of its image and is one of"
-            f" {', '.join(MAP_SUFFIXES)}; add it, or move the image away"
-        )
-    return list(pairs.values())
+            found.without_mask.append(image)
+    found.without_image.extend(mask for mask in mask_files if mask not in claimed)
+    return found
+
+
+def _match_named(images: AnyPath, masks: AnyPath, stems: Sequence[str]) -> Matched:
+    found = Matched(pairs=[], faults=[], without_mask=[], without_image=[])
+    for stem in stems:
+        try:
+            found.pairs.append(_named_pair(images, masks, stem))
+        except FileNotFoundError as error:
+            found.faults.append(error)
+    return found
 
 
 def holds_pairs(images: AnyPath, masks: AnyPath) -> bool:

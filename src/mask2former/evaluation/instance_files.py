@@ -9,6 +9,7 @@ from typing import Any
 
 from mask2former.evaluation.matching import Matches, figures_of, match_image
 from mask2former.evaluation.overlap import mask_api, mask_iou
+from mask2former.masks import mask_of_annotation
 from mask2former.structures import Category, class_names
 
 Record = dict[str, Any]
@@ -20,11 +21,13 @@ def score_instance_files(
     """The figures of `AveragePrecision` for files in COCO's format, of all their categories.
 
     Areas of the truth are the file's own, those of detections the pixels of their masks (boxes
-    in the results are ignored). Raises ValueError, naming file and record, where the two files
-    do not fit.
+    in the results are ignored). A true object of which the box alone is known is a crowd, and one
+    without any area is left out, as readers do.
+
+    Raises ValueError, naming file and record, where the two files do not fit.
     """
-    data = json.loads(Path(gt_json).read_text())
-    results = json.loads(Path(results_json).read_text())
+    data = json.loads(Path(gt_json).read_bytes())
+    results = json.loads(Path(results_json).read_bytes())
     images = {image["id"]: image for image in data["images"]}
     categories = [
         Category(id=c["id"], name=c["name"], is_thing=True, color=(0, 0, 0))
@@ -36,11 +39,18 @@ def score_instance_files(
     }
     truth: dict[Any, list[Record]] = {id: [] for id in images}
     for annotation in data["annotations"]:
+        name = f"{gt_json}: annotation {annotation['id']}"
+        try:
+            found = mask_of_annotation(annotation)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if found is None:
+            continue
         if "area" not in annotation:
-            raise ValueError(
-                f"{gt_json}: annotation {annotation['id']}: 'area' is missing; add it (pixels)"
-            )
-        truth[annotation["image_id"]].append(annotation)
+            raise ValueError(f"{name}: 'area' is missing; add it (pixels)")
+        mask, is_box = found
+        crowd = int(is_box or annotation.get("iscrowd", 0))
+        truth[annotation["image_id"]].append(annotation | {"segmentation": mask, "iscrowd": crowd})
     detections: dict[Any, list[Record]] = {id: [] for id in images}
     for number, result in enumerate(results):
         _check_result(result, f"{results_json}: result {number}", gt_json, images, classes)

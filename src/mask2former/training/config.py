@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mask2former.data.dataset import Dataset, First
-from mask2former.data.detect import lone_split, open_dataset
+from mask2former.data.detect import VALIDATION, open_dataset, shared_split
 from mask2former.data.holdout import hold_out
 from mask2former.data.scenes import Scenes
 from mask2former.data.scenes_layout import ScenesConfig
@@ -24,11 +24,11 @@ class FolderData:
 
     folder: str
     train: str = "train"
-    val: str = "val"
+    val: str = VALIDATION
     task: Task | None = None  # the richest that its annotation allows
     format: str | None = None  # its name, where the folder could be two
     limit: int | None = None  # take the first so many images of each split only
-    holdout: int = 5  # where there is but one split: every so many-th image is validated on
+    holdout: int = 5  # without a split `val`: every so many-th image of `train` is validated on
 
     def open_train(self) -> Dataset:
         return self._open(self.train)
@@ -38,8 +38,8 @@ class FolderData:
 
     @property
     def divided(self) -> str | None:
-        """The one split that training and validation share, if the data set has no other."""
-        return lone_split(self.folder, self.val, self.format)
+        """The one split that training and validation share, if there is none to validate on."""
+        return shared_split(self.folder, self.train, self.val, self.format)
 
     def _open(self, split: str) -> Dataset:
         divided = self.divided

@@ -13,7 +13,8 @@ from mask2former.weights.names import misfits, with_counters_of
 
 _CLASSES = ("decoder.head.class_logits.weight", "decoder.head.class_logits.bias")
 _QUERIES = ("decoder.query_features", "decoder.query_positions")
-_SELECTION = "decoder.selection."  # of cells as queries: one that starts from it may have none
+# Of cells as queries and their masks: one that starts from such a model may do without.
+_OPTIONAL = ("decoder.selection.", "decoder.head.anchoring.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ def transfer(model: Mask2Former, source: Mask2Former, name: str) -> Transfer:
     """
     rows = matches(model.config.categories, source.config.categories)
     own, theirs = model.state_dict(), source.state_dict()
-    tensors = {n: t for n, t in theirs.items() if n in own or not n.startswith(_SELECTION)}
+    tensors = {n: t for n, t in theirs.items() if n in own or not n.startswith(_OPTIONAL)}
     tensors = with_counters_of(own, tensors)
     for key in _QUERIES:
         if key in own and key in tensors:
