@@ -30,6 +30,7 @@ IN_JSON = {
     "value to name": '{"0": "road", "1": "car"}',
     "name to value": '{"road": 0, "car": 1}',
     "name to color": '{"road": [200, 0, 0], "car": [0, 0, 200]}',
+    "name to web color": '{"road": "#c80000", "car": "#0000C8"}',
     "entries": '[{"id": 1, "name": "car", "isthing": 1}, {"id": 0, "name": "road"}]',
     "entries by id": '{"1": {"name": "car", "is_thing": true}, "0": {"name": "road"}}',
     "entries by name": '{"road": {"id": 0}, "car": {"id": 1, "color": [0, 0, 200]}}',
@@ -64,10 +65,12 @@ def test_forms_of_json(tmp_path: Path, form: str) -> None:
     found = dict(zip(classes.values, classes.categories, strict=True))
     assert {value: category.name for value, category in found.items()} == {0: "road", 1: "car"}
     ignored = {"wrapped": {7, 9}, "with void": {9, 255, 65535}, "ignored": {2, 255, 65535}}
-    by_place = {"name to color": {2, 255, 65535}}
+    by_place = {"name to color": {2, 255, 65535}, "name to web color": {2, 255, 65535}}
     assert classes.ignore == (ignored | by_place).get(form, {255, 65535})
     assert found[1].is_thing == (form in ("entries", "entries by id"))
-    assert classes.has_colors == (form == "name to color")
+    assert classes.has_colors == (form in ("name to color", "name to web color"))
+    if classes.has_colors:
+        assert [found[value].color for value in (0, 1)] == [RED, BLUE]
 
 
 def test_void_by_its_name_and_color(tmp_path: Path) -> None:

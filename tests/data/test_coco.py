@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mask2former.data.coco import CocoInstances
+from mask2former.data.coco_json import read_coco_json
 from mask2former.masks import encode_rle
 
 SQUARE = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]
@@ -52,6 +53,16 @@ CONTENT: dict[str, Any] = {
         },
     ],
 }
+
+
+def test_sizes_may_be_written_as_fractions(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["images"][0] |= {"height": 10.0, "width": 12.0}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert read_coco_json(tmp_path / "a.json", "instance").images[7].size == (10, 12)
+    content["images"][0]["height"] = 10.5
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="image 7: 'height' and 'width' must be its size"):
+        read_coco_json(tmp_path / "a.json", "instance")
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def _mapped(key: object, value: object, path: AnyPath) -> _Entry:
         return _Entry(name=value, value=int(str(key)))
     if isinstance(value, int):
         return _Entry(name=str(key), value=value)
-    if isinstance(value, list):
+    if isinstance(value, list) or str(value).startswith("#"):
         return _Entry(name=str(key), color=_color(value, key, path))
     raise ValueError(f"{path}: entry {key!r}: {value!r} is no class; write id: name")
 
@@ -208,7 +208,8 @@ def _listed(entry: Any, place: object, path: AnyPath) -> _Entry:
 
 def _color(given: Any, where: object, path: AnyPath) -> Color:
     try:
-        red, green, blue = (int(part) for part in given)
+        is_web = isinstance(given, str) and given.startswith("#")  # as #c80000
+        red, green, blue = bytes.fromhex(given[1:]) if is_web else (int(part) for part in given)
     except (TypeError, ValueError):
         red = green = blue = -1
     if not all(0 <= part <= 255 for part in (red, green, blue)):

@@ -228,6 +228,11 @@ def _is_color(color: object) -> bool:
     )
 
 
+def _whole(value: Any) -> Any:
+    """A number without a fraction as an int: some tools write 64.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _images(entries: list[dict[str, Any]], problems: list[Problem]) -> dict[int | str, ImageRecord]:
     def fault(record: str, message: str, kind: str = "malformed image record") -> None:
         problems.append(Problem(kind=kind, record=record, message=message))
@@ -235,7 +240,7 @@ def _images(entries: list[dict[str, Any]], problems: list[Problem]) -> dict[int 
     images: dict[int | str, ImageRecord] = {}
     for index, entry in enumerate(entries):
         id, file_name = entry.get("id"), entry.get("file_name")
-        height, width = entry.get("height"), entry.get("width")
+        height, width = (_whole(entry.get(side)) for side in ("height", "width"))
         record = f"image {id}"
         if not isinstance(id, int | str):
             fault(f"image number {index}", "has no 'id'; give it one")
