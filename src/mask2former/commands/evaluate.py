@@ -198,7 +198,9 @@ def open_data(options: Evaluate, things_only: bool, console: Console | None = No
         return open_dataset(options.data, shared, task=data.task)
     console.print(
         f"no split {data.val!r}: measured on one image in {data.holdout}, those that a training"
-        " holds out; --split all measures on all"
+        " holds out; --split all measures on all",
+        markup=False,
+        soft_wrap=True,
     )
     return data.open_val()
 
