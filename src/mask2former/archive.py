@@ -175,3 +175,11 @@ def any_path(path: str | Path | ZipPath) -> AnyPath:
     top = ZipPath(path)
     inside = [entry for entry in top.iterdir() if entry.name not in ("__MACOSX", ".DS_Store")]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else top
+
+
+def read_text(path: AnyPath) -> str:
+    """What a text file holds, a byte order mark aside. ValueError names it if it is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no text of UTF-8 ({error}); save it as that") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mask2former.archive import AnyPath
+from mask2former.archive import AnyPath, read_text
 from mask2former.data.dataset import generated_color
 from mask2former.data.map_classes import IGNORED, Color, MapClasses, code_of
 from mask2former.structures import Category
@@ -35,10 +35,7 @@ class _Entry:
 
 def read_classes(path: AnyPath) -> MapClasses:
     """Read one of `CLASS_FILES`. ValueError names the file, the line or entry, and the cure."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no text of UTF-8 ({error}); save it as that") from None
+    text = read_text(path)
     if path.suffix.lower() in (".json", ".yaml", ".yml"):
         entries, ignore = _structured(text, path)
     elif path.name == "labelmap.txt":

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from rich.progress import track
 
-from mask2former.archive import AnyPath
+from mask2former.archive import AnyPath, read_text
 from mask2former.data.class_files import CLASS_FILES, read_classes
 from mask2former.data.dataset import read_annotated_image
 from mask2former.data.findings import MISSING, Finding
@@ -124,8 +124,8 @@ def _stems(place: Place) -> list[str] | None:
     file = place[2]
     if file is None:
         return None
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    lines = (line.strip() for line in read_text(file).splitlines())
+    return [line for line in lines if line]
 
 
 def _splits(folder: AnyPath) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mask2former.archive import AnyPath
+from mask2former.archive import AnyPath, read_text
 from mask2former.data.coco_json import Problem, raise_problems, read_json
 from mask2former.data.findings import MISSING
 from mask2former.imaging import SUFFIXES
@@ -100,10 +100,7 @@ def class_file(folder: AnyPath) -> AnyPath | None:
 
 def read_class_names(path: AnyPath) -> list[str]:
     """The names that a labels.txt lists. ValueError if it is no text."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no text of UTF-8 ({error}); save it as that") from None
+    lines = [line.strip() for line in read_text(path).splitlines()]
     return [name for name in lines if name and name not in (IGNORE, BACKGROUND)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from mask2former.archive import AnyPath
+from mask2former.archive import AnyPath, read_text
 from mask2former.data.coco_json import Problem
 from mask2former.imaging import SUFFIXES
 
@@ -44,7 +44,7 @@ class DataYaml:
         """ValueError if it is no YAML, or no data set's."""
         self.path = path
         try:
-            content = yaml.safe_load(_read_text(path))
+            content = yaml.safe_load(read_text(path))
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: not valid YAML: {error}; correct it") from None
         if not isinstance(content, dict) or "names" not in content:
@@ -98,7 +98,7 @@ class DataYaml:
 
     def _listed(self, file: AnyPath) -> list[AnyPath]:
         folders = dict.fromkeys((file.parent, self.path.parent))
-        lines = [line.strip() for line in _read_text(file).splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
         return [_find(line, folders) or file.parent / _slashed(line) for line in lines]
 
     def _place(self, entry: str, split: str) -> AnyPath | None:
@@ -149,7 +149,7 @@ def read_labels(path: AnyPath, data: DataYaml, problems: list[Problem]) -> list[
     Raises ValueError if it is no text.
     """
     outlines: list[Outline] = []
-    lines = _read_text(path).splitlines() if path.is_file() else []
+    lines = read_text(path).splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words:
@@ -238,10 +238,3 @@ def _names_splits(path: AnyPath) -> bool:
         return bool({"train", "val"} & {*DataYaml(path).named})
     except (ValueError, OSError):  # it is of something else
         return False
-
-
-def _read_text(path: AnyPath) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no text of UTF-8 ({error}); save it as that") from None
