@@ -102,7 +102,7 @@ def test_without_a_split_to_validate_on_it_is_what_trainings_hold_out(
     assert held_out["PQ"] != figures["PQ"]
     for every in ("all", "whole"):
         assert measured(tmp_path, *words, "--split", every) == figures
-        assert "held out" not in capsys.readouterr().out
+        assert "measured on one image" not in capsys.readouterr().out
     # Files that others made are scored whole.
     results = ["--predictions", str(answers[0]), "--data", str(tmp_path / "lone")]
     assert measured(tmp_path, *results)["PQ"] == pytest.approx(figures["PQ"])

@@ -183,3 +183,11 @@ def read_text(path: AnyPath) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is no text of UTF-8 ({error}); save it as that") from None
+
+
+def is_there(path: AnyPath) -> bool:
+    """Whether a file or folder exists; one that may not be looked into does not."""
+    try:
+        return path.exists()
+    except OSError:  # another user's or machine's, as paths that travelled name them
+        return False

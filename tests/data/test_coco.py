@@ -65,6 +65,13 @@ def test_sizes_may_be_written_as_fractions(tmp_path: Path, content: dict[str, An
         read_coco_json(tmp_path / "a.json", "instance")
 
 
+def test_colors_may_be_written_as_on_the_web(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["categories"][0]["color"] = "#c80010"
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    wall, cat = read_coco_json(tmp_path / "a.json", "instance").categories
+    assert (wall.color, cat.color) == ((1, 2, 3), (200, 0, 16))
+
+
 @pytest.fixture
 def content() -> dict[str, Any]:
     return copy.deepcopy(CONTENT)

@@ -114,3 +114,39 @@ def test_what_cannot_be_opened_at_all_is_not_looked_at(tmp_path: Path) -> None:
     write_labelled(tmp_path, "0")
     (tmp_path / "0.json").write_text('{"shapes": [')
     assert {kind for kind, _, _ in found(tmp_path)} == {"cannot be opened", "not looked at"}
+
+
+def test_a_reader_that_stumbles_upon_something_else_is_heard(maps: Path) -> None:
+    """Without a list of classes the masks are read for them, and one is broken."""
+    (maps / "classes.txt").unlink()
+    (maps / "train" / "masks" / "train0.png").unlink()
+    (maps / "train" / "masks" / "train1.png").write_text("no image")
+    told = found(maps)
+    assert ("image without mask", "error", "train0.png") in told
+    assert ("cannot be opened", "error", "train1.png") in told
+
+
+def test_classes_are_those_of_faulty_files_too(tmp_path: Path) -> None:
+    """Else they would seem to differ between the splits."""
+    for split in ("train", "val"):
+        write_labelled(tmp_path / split, "1" if split == "train" else "2")
+    record = json.loads((tmp_path / "train" / "1.json").read_text())
+    record["shapes"].append({"label": "ant", "shape_type": "circle", "points": [[1, 1]]})
+    (tmp_path / "train" / "1.json").write_text(json.dumps(record))
+    assert found(tmp_path) == {("malformed mask", "error", "shape 1 (ant)")}
+
+
+def test_a_faulty_line_of_yolo_does_not_hide_its_image(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names: [bolt]\ntrain: images/train\nval: images/val\n")
+    for split in ("train", "val"):  # the same picture in both
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True)
+        picture = sick_data.picture(np.random.default_rng(1))
+        picture.save(tmp_path / "images" / split / f"{split}.png")
+        label = tmp_path / "labels" / split / f"{split}.txt"
+        label.write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    leak = ("picture in two splits", "error", "val.png")
+    assert found(tmp_path) == {leak}
+    with (tmp_path / "labels" / "val" / "val.txt").open("a") as file:
+        file.write("9 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    assert found(tmp_path) == {leak, ("unknown category", "error", "line 2")}

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mask2former.data.coco_exports import brushed_are_objects
 from mask2former.evaluation.instance_files import score_instance_files
+from mask2former.masks import encode_rle
 
 TRIANGLE = [2, 2, 12, 2, 2, 12]
 OTHER = [20, 20, 30, 20, 20, 30]
@@ -18,6 +21,23 @@ def record(polygon: list[int], **fields: Any) -> dict[str, Any]:
     x, y = polygon[:2]
     common = {"image_id": 1, "category_id": 1, "bbox": [x, y, 10, 10], "area": 50, "score": 0.9}
     return {**common, "segmentation": [polygon], **fields}
+
+
+def test_truth_is_mended_first(tmp_path: Path) -> None:
+    """What CVAT's brush drew is marked as a crowd in its file, and is an object."""
+    encoding = encode_rle(np.eye(40, dtype=bool))
+    truth = record(TRIANGLE, segmentation=encoding, iscrowd=1, attributes={"occluded": False})
+    del truth["score"]
+    content = {
+        "images": [{"id": 1, "height": 40, "width": 40}],
+        "categories": [{"id": 1, "name": "tile"}],
+        "annotations": [truth],  # without an id, which readers do not ask for either
+    }
+    files = tmp_path / "truth.json", tmp_path / "results.json"
+    files[0].write_text(json.dumps(content))
+    files[1].write_text(json.dumps([record(TRIANGLE, segmentation=encoding)]))
+    assert "AP" not in score_instance_files(*files)
+    assert score_instance_files(*files, mend=brushed_are_objects)["AP"] == 100
 
 
 def scored(folder: Path, *truth: dict[str, Any]) -> dict[str, float]:

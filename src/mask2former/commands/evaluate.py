@@ -141,7 +141,8 @@ def of_files(
         and isinstance(dataset, CocoInstances)
         and isinstance(dataset.path, Path)
     ):  # by the areas that the file states, as COCO does
-        return score_instance_files(dataset.path, path, max_detections=limit), dataset, groups
+        figures = score_instance_files(dataset.path, path, max_detections=limit, mend=dataset.mend)
+        return figures, dataset, groups
     with writing(options, dataset.categories) as on_image:
         figures = measure_results(
             lambda sample: predictions.result(sample.image_id, sample.name, sample.masks.size),
@@ -197,8 +198,8 @@ def open_data(options: Evaluate, things_only: bool, console: Console | None = No
     if console is None or options.split == "all":
         return open_dataset(options.data, shared, task=data.task)
     console.print(
-        f"no split {data.val!r}: measured on one image in {data.holdout}, those that a training"
-        " holds out; --split all measures on all",
+        f"no split {data.val!r}: measured on one image in {data.holdout}, which a training with"
+        f" data.holdout={data.holdout} holds out; --split all measures on all",
         markup=False,
         soft_wrap=True,
     )

@@ -106,6 +106,7 @@ class CocoInstances:
         Raises FileNotFoundError or ValueError naming the file, the record and the cure.
         """
         self.path, self.images_dir = any_path(annotations_json), any_path(images_dir)
+        self.mend = mend
         content = read_coco_json(self.path, "instance", mend)
         if categories is not None:
             content = replace(content, categories=categories)

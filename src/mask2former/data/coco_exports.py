@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from mask2former.archive import AnyPath
+from mask2former.archive import AnyPath, is_there
 from mask2former.data.coco_json import Content, ImageRecord
 
 
@@ -27,7 +27,7 @@ def mend_alone(content: Content, folder: AnyPath) -> None:
         below
         for image in named
         for below in ("", "images", "data")
-        if (folder / below / image["file_name"].replace("\\", "/")).is_file()
+        if is_there(folder / below / image["file_name"].replace("\\", "/"))
     )
     below = next(found, "")
     for image in named if below else ():
@@ -85,23 +85,30 @@ def find_images(content: Content, folder: AnyPath) -> None:
 
 
 def placed(images: dict[int | str, ImageRecord], folder: AnyPath) -> dict[int | str, ImageRecord]:
-    """The images, each called as it lies in their folder; what is not there keeps its name."""
-    return {
-        id: replace(image, file_name=_name_in(folder, image.file_name))
-        for id, image in images.items()
-    }
+    """The images, each called as it lies in their folder; what is not there keeps its name.
+
+    Where one image of a folder lies, the others are, too: few are looked for.
+    """
+    homes: dict[str, str | None] = {}
+    found: dict[int | str, ImageRecord] = {}
+    for id, image in images.items():
+        head, slash, last = image.file_name.replace("\\", "/").rpartition("/")
+        if slash and head not in homes:
+            homes[head] = _home(folder, image.file_name, head, last)
+        home = homes.get(head)
+        name = image.file_name if home is None else home + last
+        found[id] = image if name == image.file_name else replace(image, file_name=name)
+    return found
 
 
-def _name_in(folder: AnyPath, name: str) -> str:
-    r"""Where sub\a.png may mean sub/a.png, and images/a.png, in the folder images, a.png."""
-    plain = name.replace("\\", "/")
-    if "/" not in plain:
-        return name  # most are, and a hundred thousand of them shall not take long
-    path = PurePosixPath(plain)
-    names = [str(path)]
-    for repeated in range(1, len(path.parts)):
-        if path.parts[:repeated] == folder.parts[-repeated:]:
-            names.append("/".join(path.parts[repeated:]))
-    if names == [name]:
-        return name
-    return next((found for found in (name, *names) if (folder / found).is_file()), name)
+def _home(folder: AnyPath, name: str, head: str, last: str) -> str | None:
+    r"""What stands before `last` where sub\a.png means sub/a.png or, in the folder images, a.png
+    is called images/a.png; None if it lies where its name says, or nowhere."""
+    if is_there(folder / name):
+        return None
+    parts = PurePosixPath(head).parts
+    heads = [f"{head}/"]
+    for repeated in range(1, len(parts) + 1):
+        if parts[:repeated] == folder.parts[-repeated:]:
+            heads.append("".join(f"{part}/" for part in parts[repeated:]))
+    return next((found for found in heads if is_there(folder / f"{found}{last}")), None)

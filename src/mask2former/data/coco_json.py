@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from mask2former.archive import AnyPath
-from mask2former.data.dataset import generated_color
+from mask2former.data.dataset import WEB_COLOR, generated_color
 from mask2former.structures import Category
 
 Kind = Literal["instance", "panoptic"]
@@ -135,11 +137,24 @@ def read_json(path: AnyPath) -> Any:
 
 def is_instance_json(path: AnyPath) -> bool:
     """Whether a file of any name holds COCO's instances; it is searched, not parsed, for speed."""
+    if not isinstance(path, Path):
+        return _is_instance_json(path)
+    stat = path.stat()
+    return _is_known_instance_json(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _is_known_instance_json(path: Path, size: int, changed: int) -> bool:
+    """Asked several times before a training; a file that has changed is read again."""
+    return _is_instance_json(path)
+
+
+def _is_instance_json(path: AnyPath) -> bool:
     with path.open("rb") as file:
-        text = file.read(_HEAD)
-        if not any(key.search(text) for key in _LISTS):
-            return False
-        text += file.read()
+        head = file.read(_HEAD)
+    if not any(key.search(head) for key in _LISTS):
+        return False
+    text = path.read_bytes()
     return all(key.search(text) for key in _LISTS) and b'"segments_info"' not in text
 
 
@@ -207,6 +222,8 @@ def _categories(
         if kind == "panoptic" and entry.get("isthing") not in (0, 1):
             fault(record, "'isthing' must be 1 (objects) or 0 (stuff); add it")
         color = entry.get("color", generated_color(index))
+        if isinstance(color, str) and WEB_COLOR.fullmatch(color):
+            color = list(bytes.fromhex(color[1:]))
         if not _is_color(color):
             fault(record, f"'color' must be [r, g, b], 0..255, not {color!r}")
             color = generated_color(index)
@@ -228,7 +245,7 @@ def _is_color(color: object) -> bool:
     )
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A number without a fraction as an int: some tools write 64.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -240,7 +257,7 @@ def _images(entries: list[dict[str, Any]], problems: list[Problem]) -> dict[int 
     images: dict[int | str, ImageRecord] = {}
     for index, entry in enumerate(entries):
         id, file_name = entry.get("id"), entry.get("file_name")
-        height, width = (_whole(entry.get(side)) for side in ("height", "width"))
+        height, width = (whole(entry.get(side)) for side in ("height", "width"))
         record = f"image {id}"
         if not isinstance(id, int | str):
             fault(f"image number {index}", "has no 'id'; give it one")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.archive import AnyPath
+from mask2former.archive import AnyPath, is_there
 from mask2former.imaging import read_image
 from mask2former.structures import Category, Sample, Task
 
@@ -59,6 +60,7 @@ def record_of(dataset: Dataset, index: int) -> str:
     return f"sample {index}" if name_of is None else str(name_of(index))
 
 
+WEB_COLOR = re.compile("#[0-9a-fA-F]{6}")
 FEDERATED = ("frequency", "federated")  # what LVIS has beside, by class and by image id
 
 
@@ -108,7 +110,7 @@ def generated_color(index: int) -> tuple[int, int, int]:
 
 def require_file(path: AnyPath, record: str) -> None:
     """Raise FileNotFoundError if the file that a record names is missing."""
-    if not path.is_file():
+    if not is_there(path):
         raise FileNotFoundError(
             f"{record}: its file {path} does not exist; correct file_name or the folder, or restore"
             " the file"

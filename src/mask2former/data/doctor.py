@@ -121,15 +121,14 @@ def _other_part(
     part = Part(file=str(place), format=format.name, split=split)
     served = task if task in format.tasks else format.tasks[0]
     if format.faults is not None:
-        part.findings.extend(format.faults(root, split))
+        part.add_faults(format.faults(root, split))
     try:
         dataset = _opened(format, root, split, served, part)
     except (ValueError, OSError) as error:
-        if part.errors():
-            message = "it cannot be opened before that is mended, so its images are not looked at"
-            part.add("not looked at", "note", split, message)
-        else:
+        if not part.knows(str(error)):
             part.add_failure(error)
+        message = "it cannot be opened before that is mended, so its images are not looked at"
+        part.add("not looked at", "note", split, message)
         return part
     part.samples, part.categories = len(dataset), dataset.categories
 
@@ -150,7 +149,7 @@ def _other_part(
             message = f"masks of size {sample.masks.size}, image {sample.image.shape[:2]}"
             return [_of_sample(part, "image of another size", sample.name, message, error=True)]
         if not len(sample.labels):
-            return [_without_objects(part, sample.name)]
+            return _without_objects(part, sample.name)
         return _empty_masks(part, sample.name, sample.masks)
 
     part.jobs = [partial(read, index) for index in range(part.samples)]
@@ -170,21 +169,23 @@ def _read_labels(part: Part, dataset: Dataset) -> None:
         record = record_of(dataset, index)
         try:
             if not labels_of(dataset, index):
-                part.findings.append(_without_objects(part, record))
+                part.findings.extend(_without_objects(part, record))
         except (ValueError, OSError) as error:
             part.findings.extend(_unreadable(part, record, error))
 
 
 def _unreadable(part: Part, record: str, error: Exception) -> list[Finding]:
     """What the reader says of a sample, unless it is known already."""
-    if any(known.message in str(error) for known in part.errors()):
+    if part.knows(str(error), record):
         return []
     return [_of_sample(part, "unreadable sample", record, str(error), error=True)]
 
 
-def _without_objects(part: Part, record: str) -> Finding:
+def _without_objects(part: Part, record: str) -> list[Finding]:
+    if part.is_faulty(record):  # its objects may be those that cannot be read
+        return []
     part.bare.append(record)
-    return _of_sample(part, "image without objects", record, NO_OBJECT)
+    return [_of_sample(part, "image without objects", record, NO_OBJECT)]
 
 
 def _empty_masks(part: Part, record: str, drawn: Masks) -> list[Finding]:

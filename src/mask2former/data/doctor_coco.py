@@ -91,10 +91,12 @@ def _instances(part: Part, content: CocoJson, problems: list[Problem]) -> Counte
             severity: Severity = "error" if problem.kind == OUTSIDE else "warning"
             part.add(problem.kind, severity, problem.record, problem.message)
     part.findings += _findings(part, "warning" if objects else "error", lacks)
+    part.samples = len(content.images)
     annotated = {annotation["image_id"] for annotation in content.annotations}
     for image in content.images.values():
-        if image.id not in annotated:
-            part.add("image without objects", "warning", f"image {image.id}", NO_OBJECT)
+        if image.id not in annotated:  # else it is told what is wrong with its annotations
+            part.bare.append(f"image {image.id}")
+            part.add("image without objects", "warning", part.bare[-1], NO_OBJECT)
         elif image.id in objects:
             part.jobs.append(partial(_look_at_masks, part, image, objects[image.id]))
     _crowds(part, crowds, used.total())

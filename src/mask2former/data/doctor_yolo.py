@@ -10,8 +10,8 @@ from mask2former.data.findings import MISSING, Finding, Severity
 from mask2former.data.yolo_files import (
     DataYaml,
     Outline,
-    count_kinds,
     find_yaml,
+    has_polygon,
     is_image,
     label_file,
     missing_split,
@@ -42,7 +42,7 @@ def faults(folder: AnyPath, split: str) -> Iterator[Finding]:
         message = f"has no label file; that of {images[0]} should be {files[0]}"
         yield _finding(data.path, "split without annotation", "error", split, message)
     # Boxes alone are no data set of masks, while some among polygons are crowd regions.
-    severity: Severity = "warning" if count_kinds(files)["polygon"] else "error"
+    severity: Severity = "warning" if has_polygon(files) else "error"
     for path in dict.fromkeys(files):
         yield from _of_labels(path, data, severity)
     yield from _without_image(data, images, files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Literal, get_args
 
 from mask2former.archive import AnyPath
@@ -71,9 +72,34 @@ class Part:
     overlaps: list[tuple[int, int]] = field(default_factory=list)  # pixels in two masks, in any
     samples: int = 0  # that a reader has, where nothing else is known
     bare: list[str] = field(default_factory=list)  # those of them that have no object
+    _faults: dict[str, list[str]] = field(default_factory=dict)  # messages, by file
+    _stems: set[str] = field(default_factory=set)  # of these files
+    _missing: set[str] = field(default_factory=set)  # records whose file is
 
     def errors(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == "error"]
+
+    def add_faults(self, faults: Iterable[Finding]) -> None:
+        """What files say themselves, which a reader may stumble upon afterwards."""
+        for fault in faults:
+            self.findings.append(fault)
+            if fault.severity == "error":
+                self._faults.setdefault(fault.file, []).append(fault.message)
+            if fault.kind == MISSING:
+                self._missing.add(fault.record)
+
+    def is_faulty(self, record: str) -> bool:
+        """Whether a file that is called as this image is, suffix aside, has a fault."""
+        if len(self._stems) != len(self._faults):
+            self._stems = {PurePath(file).stem for file in self._faults}
+        return PurePath(record).stem in self._stems
+
+    def knows(self, error: str, record: str = "") -> bool:
+        """Whether a reader's error, on a record if it is that one's, is among the faults."""
+        if record and record in self._missing:
+            return True
+        file = error.partition(": ")[0]
+        return any(message in error for message in self._faults.get(file, ()))
 
     def add(self, kind: str, severity: Severity, record: str, message: str) -> None:
         self.findings.append(

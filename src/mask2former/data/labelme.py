@@ -78,7 +78,8 @@ class LabelMe:
             ]
             raise_problems(self.folder, problems)
         else:  # splits that were told apart by what occurs in each would not know the same classes
-            found = found.union(*(readable_labels(sibling) for sibling in siblings))
+            folders = siblings if records is None else (self.folder, *siblings)
+            found = found.union(*(readable_labels(folder) for folder in folders))
         self.categories = tuple(
             Category(id=i, name=name, is_thing=True, color=generated_color(i))
             for i, name in enumerate(names or sorted(found))

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mask2former.archive import AnyPath, read_text
-from mask2former.data.coco_json import Problem, raise_problems, read_json
+from mask2former.archive import AnyPath, is_there, read_text
+from mask2former.data.coco_json import Problem, raise_problems, read_json, whole
 from mask2former.data.findings import MISSING
 from mask2former.imaging import SUFFIXES
 from mask2former.masks import (
@@ -116,7 +116,7 @@ class ImageFiles:
         If it is not there, one of its name or else of the JSON's counts, beside the JSON or in a
         folder `images` beside that or beside its folder.
         """
-        if said and (path.parent / said).is_file():
+        if said and is_there(path.parent / said):
             return path.parent / said
         for folder in (path.parent, path.parent / "images", path.parent.parent / "images"):
             files = self._files(folder)
@@ -222,7 +222,7 @@ def _image(path: AnyPath, content: dict[str, Any], images: ImageFiles) -> LabelM
 
 def _size(content: dict[str, Any], image: AnyPath, data: object) -> tuple[int, int]:
     """(H, W) as the JSON says, or else the image: its `data` in base64 if any, or its file."""
-    height, width = content.get("imageHeight"), content.get("imageWidth")
+    height, width = (whole(content.get(side)) for side in ("imageHeight", "imageWidth"))
     if any(s is not None and not (isinstance(s, int) and s > 0) for s in (height, width)):
         raise ValueError("imageHeight and imageWidth must be whole numbers of pixels")
     if height is not None and width is not None:

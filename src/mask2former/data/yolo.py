@@ -17,12 +17,15 @@ from mask2former.data.yolo_files import (
     Outline,
     count_kinds,
     find_yaml,
+    has_polygon,
     label_file,
     read_labels,
 )
 from mask2former.imaging import read_image
 from mask2former.masks import EncodedMasks
 from mask2former.structures import Category, Sample, Task
+
+LOOKED_AT = 1000  # images whose lines are counted; a large data set is not read twice
 
 log = logging.getLogger("mask2former")
 
@@ -38,10 +41,13 @@ class Yolo:
     categories: tuple[Category, ...]
     tasks: tuple[Task, ...] = ("instance",)
 
-    def __init__(self, data_yaml: str | AnyPath, split: str) -> None:
-        """List the images. ValueError or FileNotFoundError name the file, the key and the cure."""
+    def __init__(self, data_yaml: str | AnyPath, split: str, *, strict: bool = True) -> None:
+        """List the images. ValueError or FileNotFoundError name the file, the key and the cure.
+
+        Lines at fault are errors when they are read, or left out if it is not `strict`.
+        """
         self.path = any_path(data_yaml)
-        self._data = DataYaml(self.path)
+        self._data, self._strict = DataYaml(self.path), strict
         self.categories = tuple(
             Category(id=i, name=name, is_thing=True, color=generated_color(i))
             for i, name in enumerate(self._data.names)
@@ -80,21 +86,24 @@ class Yolo:
         path = label_file(self._images[index])
         problems: list[Problem] = []
         outlines = read_labels(path, self._data, problems)
-        raise_problems(path, problems)
+        if self._strict:
+            raise_problems(path, problems)
         return [outline for outline in outlines if outline.kind != "no area"]
 
     def _tell_kinds(self, split: str) -> None:
-        kinds = count_kinds(label_file(image) for image in self._images)
+        files = [label_file(image) for image in self._images]
+        kinds = count_kinds(files[:LOOKED_AT])
         boxes, bare = kinds["box"], kinds["no area"]
-        if boxes and not kinds["polygon"]:
+        if boxes and not has_polygon(files):
             raise ValueError(
                 f"{self.path}: '{split}' has {boxes} boxes and no polygon, which cannot train"
                 " masks; export polygons (YOLO segmentation)"
             )
+        part = f"'{split}'" if len(files) <= LOOKED_AT else f"first {LOOKED_AT} of '{split}'"
         if boxes:
-            log.warning("%s: '%s': %d boxes taken as crowds: no mask", self.path, split, boxes)
+            log.warning("%s: %s: %d boxes taken as crowds: no mask", self.path, part, boxes)
         if bare:
-            log.warning("%s: '%s': %d lines left out: no area", self.path, split, bare)
+            log.warning("%s: %s: %d lines left out: no area", self.path, part, bare)
 
 
 # --- the layout it lies in --------------------------------------------------------------------
@@ -106,9 +115,17 @@ def _splits(folder: AnyPath) -> tuple[str, ...]:
 
 
 def _open(folder: AnyPath, split: str, task: Task) -> Yolo:
+    return Yolo(_yaml_of(folder), split)
+
+
+def _open_sound(folder: AnyPath, split: str, task: Task) -> Yolo:
+    return Yolo(_yaml_of(folder), split, strict=False)
+
+
+def _yaml_of(folder: AnyPath) -> AnyPath:
     path = find_yaml(folder)
     assert path is not None, "a folder without a data.yaml has no split to open"
-    return Yolo(path, split)
+    return path
 
 
 FORMAT = Format(
@@ -119,4 +136,5 @@ FORMAT = Format(
     splits=_splits,
     open=_open,
     faults=faults,
+    open_sound=_open_sound,
 )

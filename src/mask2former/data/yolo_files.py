@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from mask2former.archive import AnyPath, read_text
+from mask2former.archive import AnyPath, is_there, read_text
 from mask2former.data.coco_json import Problem
 from mask2former.imaging import SUFFIXES
 
@@ -162,6 +162,11 @@ def read_labels(path: AnyPath, data: DataYaml, problems: list[Problem]) -> list[
     return outlines
 
 
+def has_polygon(files: Iterable[AnyPath]) -> bool:
+    """Whether one of the label files describes a polygon; mostly the first one does."""
+    return any(count_kinds([file])["polygon"] for file in files)
+
+
 def count_kinds(files: Iterable[AnyPath]) -> Counter[Kind]:
     """How many lines of each kind label files have; quick, as no number is looked at."""
     counts: Counter[Kind] = Counter()
@@ -212,16 +217,9 @@ def _find(entry: str, folders: Collection[AnyPath], least: int = 1) -> AnyPath |
     for start in range(max(1, len(parts) - least + 1)):
         for folder in folders:
             path = folder / str(PurePosixPath(*parts[start:]))
-            if _exists(path):
+            if is_there(path):
                 return path
     return None
-
-
-def _exists(path: AnyPath) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # another machine's /root, which may not be looked into here
-        return False
 
 
 def _slashed(entry: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,24 @@ Record = dict[str, Any]
 
 
 def score_instance_files(
-    gt_json: str | Path, results_json: str | Path, *, max_detections: int = 100
+    gt_json: str | Path,
+    results_json: str | Path,
+    *,
+    max_detections: int = 100,
+    mend: Callable[[dict[str, list[Record]]], None] | None = None,
 ) -> dict[str, float]:
     """The figures of `AveragePrecision` for files in COCO's format, of all their categories.
 
     Areas of the truth are the file's own, those of detections the pixels of their masks (boxes
     in the results are ignored). A true object of which the box alone is known is a crowd, and one
-    without any area is left out, as readers do.
+    without any area is left out, as readers do. `mend` first changes what a tool has written
+    otherwise than COCO does.
 
     Raises ValueError, naming file and record, where the two files do not fit.
     """
     data = json.loads(Path(gt_json).read_bytes())
+    if mend is not None:
+        mend(data)
     results = json.loads(Path(results_json).read_bytes())
     images = {image["id"]: image for image in data["images"]}
     categories = [
@@ -38,8 +45,8 @@ def score_instance_files(
         for category, name in zip(categories, class_names(categories), strict=True)
     }
     truth: dict[Any, list[Record]] = {id: [] for id in images}
-    for annotation in data["annotations"]:
-        name = f"{gt_json}: annotation {annotation['id']}"
+    for number, annotation in enumerate(data["annotations"]):
+        name = f"{gt_json}: annotation {annotation.get('id', f'number {number}')}"
         try:
             found = mask_of_annotation(annotation)
         except ValueError as error:
