@@ -100,7 +100,7 @@ class Segmenter:
         compile: bool = False,
         canvas_step: int | None = None,
     ) -> Segmenter:
-        """Load a model: the name of an embedded one ("scenes", "nuclei") or the path of another.
+        """Load a model: the name of an embedded one (as "scenes") or the path of another.
 
         `classes` names the classes of a checkpoint that does not; see `mask2former.weights`.
         `device="auto"` takes CUDA, then MPS, then the CPU. `batch_size` images go through the

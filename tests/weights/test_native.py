@@ -49,6 +49,12 @@ def test_weights_can_be_stored_in_half(tmp_path: Path, saved: Path) -> None:
             assert torch.equal(rounded[name], tensor.half().float())
 
 
+def test_who_may_read_the_folder_may_read_the_weights(tmp_path: Path) -> None:
+    save_model(tiny.model(), tmp_path / "model")
+    modes = {path.name: path.stat().st_mode & 0o044 for path in (tmp_path / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"] != 0
+
+
 def test_model_is_loaded_in_the_precision_asked_for(saved: Path) -> None:
     model = Mask2Former.from_pretrained(saved, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

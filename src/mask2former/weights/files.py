@@ -150,4 +150,10 @@ def safetensors_writer(
         .clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    return lambda path: save_file(stored, path, metadata={"format": format})
+
+    def write(path: Path) -> None:
+        save_file(stored, path, metadata={"format": format})
+        # It leaves a file that nobody else may read; what may read the folder may read the weights.
+        path.chmod(path.parent.stat().st_mode & 0o666)
+
+    return write
