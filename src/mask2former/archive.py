@@ -185,6 +185,11 @@ def read_text(path: AnyPath) -> str:
         raise ValueError(f"{path}: is no text of UTF-8 ({error}); save it as that") from None
 
 
+def is_file(path: AnyPath) -> bool:
+    """Whether a file exists; one that may not be looked into does not."""
+    return is_there(path) and path.is_file()
+
+
 def is_there(path: AnyPath) -> bool:
     """Whether a file or folder exists; one that may not be looked into does not."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mask2former.archive import AnyPath, read_text
-from mask2former.data.dataset import WEB_COLOR, generated_color
+from mask2former.data.dataset import generated_color, web_color
 from mask2former.data.map_classes import IGNORED, Color, MapClasses, code_of
 from mask2former.structures import Category
 
@@ -205,8 +205,7 @@ def _listed(entry: Any, place: object, path: AnyPath) -> _Entry:
 
 def _color(given: Any, where: object, path: AnyPath) -> Color:
     try:
-        is_web = isinstance(given, str) and WEB_COLOR.fullmatch(given)
-        red, green, blue = bytes.fromhex(given[1:]) if is_web else (int(part) for part in given)
+        red, green, blue = web_color(given) or (int(part) for part in given)
     except (TypeError, ValueError):
         red = green = blue = -1
     if not all(0 <= part <= 255 for part in (red, green, blue)):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from mask2former.archive import AnyPath, is_there
+from mask2former.archive import AnyPath, is_file
 from mask2former.data.coco_json import Content, ImageRecord
 
 
@@ -27,7 +27,7 @@ def mend_alone(content: Content, folder: AnyPath) -> None:
         below
         for image in named
         for below in ("", "images", "data")
-        if is_there(folder / below / image["file_name"].replace("\\", "/"))
+        if is_file(folder / below / image["file_name"].replace("\\", "/"))
     )
     below = next(found, "")
     for image in named if below else ():
@@ -104,11 +104,11 @@ def placed(images: dict[int | str, ImageRecord], folder: AnyPath) -> dict[int | 
 def _home(folder: AnyPath, name: str, head: str, last: str) -> str | None:
     r"""What stands before `last` where sub\a.png means sub/a.png or, in the folder images, a.png
     is called images/a.png; None if it lies where its name says, or nowhere."""
-    if is_there(folder / name):
+    if is_file(folder / name):
         return None
     parts = PurePosixPath(head).parts
     heads = [f"{head}/"]
     for repeated in range(1, len(parts) + 1):
         if parts[:repeated] == folder.parts[-repeated:]:
             heads.append("".join(f"{part}/" for part in parts[repeated:]))
-    return next((found for found in heads if is_there(folder / f"{found}{last}")), None)
+    return next((found for found in heads if is_file(folder / f"{found}{last}")), None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mask2former.archive import AnyPath
-from mask2former.data.dataset import WEB_COLOR, generated_color
+from mask2former.data.dataset import generated_color, web_color
 from mask2former.structures import Category
 
 Kind = Literal["instance", "panoptic"]
@@ -222,8 +222,7 @@ def _categories(
         if kind == "panoptic" and entry.get("isthing") not in (0, 1):
             fault(record, "'isthing' must be 1 (objects) or 0 (stuff); add it")
         color = entry.get("color", generated_color(index))
-        if isinstance(color, str) and WEB_COLOR.fullmatch(color):
-            color = list(bytes.fromhex(color[1:]))
+        color = web_color(color) or color
         if not _is_color(color):
             fault(record, f"'color' must be [r, g, b], 0..255, not {color!r}")
             color = generated_color(index)

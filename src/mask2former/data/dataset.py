@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.archive import AnyPath, is_there
+from mask2former.archive import AnyPath, is_file
 from mask2former.imaging import read_image
 from mask2former.structures import Category, Sample, Task
 
@@ -60,7 +60,6 @@ def record_of(dataset: Dataset, index: int) -> str:
     return f"sample {index}" if name_of is None else str(name_of(index))
 
 
-WEB_COLOR = re.compile("#[0-9a-fA-F]{6}")
 FEDERATED = ("frequency", "federated")  # what LVIS has beside, by class and by image id
 
 
@@ -108,9 +107,17 @@ def generated_color(index: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def web_color(given: object) -> tuple[int, int, int] | None:
+    """A colour that is written as #c80000; None if it is not."""
+    if not (isinstance(given, str) and re.fullmatch("#[0-9a-fA-F]{6}", given)):
+        return None
+    red, green, blue = bytes.fromhex(given[1:])
+    return red, green, blue
+
+
 def require_file(path: AnyPath, record: str) -> None:
     """Raise FileNotFoundError if the file that a record names is missing."""
-    if not is_there(path):
+    if not is_file(path):
         raise FileNotFoundError(
             f"{record}: its file {path} does not exist; correct file_name or the folder, or restore"
             " the file"

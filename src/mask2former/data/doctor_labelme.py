@@ -10,7 +10,7 @@ import numpy as np
 from mask2former.archive import AnyPath
 from mask2former.data.coco_json import Problem
 from mask2former.data.dataset import require_file
-from mask2former.data.findings import MISSING, Finding, Severity
+from mask2former.data.findings import MISSING, Finding, finding
 from mask2former.data.labelme_json import (
     BACKGROUND,
     IGNORE,
@@ -37,13 +37,13 @@ def find_faults(folder: AnyPath, siblings: Sequence[AnyPath] = ()) -> Iterator[F
         try:
             content = read_content(path)
         except (ValueError, OSError) as error:
-            yield _finding(path, "cannot be opened", "error", "", str(error))
+            yield finding(path, "cannot be opened", "error", "", str(error))
             continue
         if content is None:
             continue
         problems: list[Problem] = []
         record = collect_record(path, content, images, problems)
-        yield from (_finding(path, p.kind, "error", p.record, p.message) for p in problems)
+        yield from (finding(path, p.kind, "error", p.record, p.message) for p in problems)
         if record is not None:
             records.append(record)
             yield from _of_record(record)
@@ -57,17 +57,17 @@ def _of_record(record: Record) -> Iterator[Finding]:
         try:
             require_file(image.path, str(path))
         except FileNotFoundError as error:
-            yield _finding(path, MISSING, "error", "", str(error))
+            yield finding(path, MISSING, "error", "", str(error))
     for name, kind in record.left_out:
         message = f"a {kind} has no area, so it is left out; draw what it covers, or drop it"
-        yield _finding(path, "mask without a pixel", "warning", name, message)
+        yield finding(path, "mask without a pixel", "warning", name, message)
     first_of: dict[tuple[str, str], LabelMeObject] = {}
     for entry in record.objects:
         yield from _outside(path, entry, image.size)
         first = first_of.setdefault((entry.name, repr(entry.mask)), entry)
         if first is not entry:
             message = f"is drawn as {first.record} is, of the same class; drop one of the two"
-            yield _finding(path, "object annotated twice", "warning", entry.record, message)
+            yield finding(path, "object annotated twice", "warning", entry.record, message)
 
 
 def _outside(path: AnyPath, entry: LabelMeObject, size: tuple[int, int]) -> Iterator[Finding]:
@@ -79,7 +79,7 @@ def _outside(path: AnyPath, entry: LabelMeObject, size: tuple[int, int]) -> Iter
     image = f"of the image, which is {size[0]} high and {size[1]} wide"
     if (high <= 0).any() or (low >= ends).any():
         message = f"none of it is inside {image}; draw it anew, or drop it"
-        yield _finding(path, "mask outside the frame", "error", entry.record, message)
+        yield finding(path, "mask outside the frame", "error", entry.record, message)
         return
     excess = max((-low).max(), (high - ends).max())
     if excess > _OUTSIDE:
@@ -87,7 +87,7 @@ def _outside(path: AnyPath, entry: LabelMeObject, size: tuple[int, int]) -> Iter
             f"reaches {excess:.0f} pixels outside {image}; that part is cut off. Was the image"
             " cropped or scaled afterwards?"
         )
-        yield _finding(path, "mask outside of the image", "warning", entry.record, message)
+        yield finding(path, "mask outside of the image", "warning", entry.record, message)
 
 
 def _of_classes(
@@ -106,12 +106,12 @@ def _of_classes(
         try:
             names = set(read_class_names(file))
         except ValueError as error:
-            yield _finding(file, "cannot be opened", "error", "", str(error))
+            yield finding(file, "cannot be opened", "error", "", str(error))
             return
         message = f"its label is not among the {len(names)} of {file}; add it there, or rename it"
         for name in sorted(places.keys() - names):
             for path, shape in places[name]:
-                yield _finding(path, "unknown category", "error", shape, message)
+                yield finding(path, "unknown category", "error", shape, message)
     usual: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (-len(places.get(name, ())), name)):
         first = usual.setdefault(name.strip().casefold(), name)
@@ -121,7 +121,7 @@ def _of_classes(
                 f"differs from {first!r} by case or spaces alone, but is a class of its own; give"
                 " the shapes of both one label"
             )
-            yield _finding(path, "class names alike", "warning", f"class {name!r}", message)
+            yield finding(path, "class names alike", "warning", f"class {name!r}", message)
 
 
 def readable_labels(folder: AnyPath) -> set[str]:
@@ -164,9 +164,4 @@ def _without_annotation(folders: Sequence[AnyPath], records: Sequence[Record]) -
     for place in places.values():
         for image in list_images(place):
             if image.stem not in annotated and os.path.normpath(str(image)) not in named:
-                yield _finding(image, "image without annotation", "warning", "", message)
-
-
-def _finding(file: AnyPath, kind: str, severity: Severity, record: str, message: str) -> Finding:
-    message = message.removeprefix(f"{file}: ")
-    return Finding(kind=kind, severity=severity, file=str(file), record=record, message=message)
+                yield finding(image, "image without annotation", "warning", "", message)

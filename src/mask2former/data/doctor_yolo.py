@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from mask2former.archive import AnyPath
 from mask2former.data.coco_json import Problem
-from mask2former.data.findings import MISSING, Finding, Severity
+from mask2former.data.findings import MISSING, Finding, Severity, finding
 from mask2former.data.yolo_files import (
     DataYaml,
     Outline,
@@ -40,7 +40,7 @@ def faults(folder: AnyPath, split: str) -> Iterator[Finding]:
     files = [label_file(image) for image in images]
     if files and not any(path.is_file() for path in files):
         message = f"has no label file; that of {images[0]} should be {files[0]}"
-        yield _finding(data.path, "split without annotation", "error", split, message)
+        yield finding(data.path, "split without annotation", "error", split, message)
     # Boxes alone are no data set of masks, while some among polygons are crowd regions.
     severity: Severity = "warning" if has_polygon(files) else "error"
     for path in dict.fromkeys(files):
@@ -51,11 +51,11 @@ def faults(folder: AnyPath, split: str) -> Iterator[Finding]:
 def _of_yaml(data: DataYaml) -> Iterator[Finding]:
     for split in sorted({*data.named} - {*data.splits}):
         message = f"{missing_split(split, ', '.join(data.entries(split)))}, or drop the key"
-        yield _finding(data.path, "missing split", "warning", "", message)
+        yield finding(data.path, "missing split", "warning", "", message)
     count, names = data.content.get("nc"), len(data.names)
     if count is not None and count != names:
         message = f"'nc' is {count}, but {names} 'names' are listed; correct the one that is wrong"
-        yield _finding(data.path, "class count unlike names", "warning", "", message)
+        yield finding(data.path, "class count unlike names", "warning", "", message)
 
 
 def _of_names(data: DataYaml, names: Sequence[str]) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def _of_names(data: DataYaml, names: Sequence[str]) -> Iterator[Finding]:
         kind = "class name twice" if same else "class names alike"
         how = "as class" if same else f"where {names[first]!r} is the one of class"
         message = f"has the name {name!r}, {how} {first}; merge them, or name one otherwise"
-        yield _finding(data.path, kind, "warning", f"class {number}", message)
+        yield finding(data.path, kind, "warning", f"class {number}", message)
 
 
 def _of_images(data: DataYaml, split: str, images: Sequence[AnyPath]) -> Iterator[Finding]:
@@ -76,10 +76,10 @@ def _of_images(data: DataYaml, split: str, images: Sequence[AnyPath]) -> Iterato
     for image in images:
         if image in seen:
             message = f"'{split}' names {image} more than once, so it counts twice; drop one"
-            yield _finding(data.path, "file named twice", "warning", image.name, message)
+            yield finding(data.path, "file named twice", "warning", image.name, message)
         elif not image.is_file():
             message = f"'{split}' names {image}, which does not exist; restore it, or drop its line"
-            yield _finding(data.path, MISSING, "error", image.name, message)
+            yield finding(data.path, MISSING, "error", image.name, message)
         seen.add(image)
 
 
@@ -88,33 +88,32 @@ def _of_labels(path: AnyPath, data: DataYaml, of_boxes: Severity) -> Iterator[Fi
     try:
         outlines = read_labels(path, data, problems)
     except ValueError as error:
-        message = str(error).removeprefix(f"{path}: ")
-        yield _finding(path, "cannot be opened", "error", "", message)
+        yield finding(path, "cannot be opened", "error", "", str(error))
         return
     for problem in problems:
-        yield _finding(path, problem.kind, "error", problem.record, problem.message)
+        yield finding(path, problem.kind, "error", problem.record, problem.message)
     first_of: dict[tuple[int, bytes], int] = {}
     for outline in outlines:
         record = f"line {outline.line}"
         if outline.kind == "no area":
             message = "has fewer than 3 corners, so it is left out; draw it anew, or drop the line"
-            yield _finding(path, "mask without a pixel", "warning", record, message)
+            yield finding(path, "mask without a pixel", "warning", record, message)
             continue
         if outline.kind == "box":
             message = "no mask, only a box: it cannot train masks; export polygons, or draw them"
-            yield _finding(path, "box without a mask", of_boxes, record, message)
+            yield finding(path, "box without a mask", of_boxes, record, message)
         yield from _outside(path, record, outline)
         first = first_of.setdefault((outline.label, outline.corners.tobytes()), outline.line)
         if first != outline.line:
             message = f"is the same as line {first}, of the same class; drop one of the two"
-            yield _finding(path, "object annotated twice", "warning", record, message)
+            yield finding(path, "object annotated twice", "warning", record, message)
 
 
 def _outside(path: AnyPath, record: str, outline: Outline) -> Iterator[Finding]:
     low, high = outline.corners.min(axis=0), outline.corners.max(axis=0)
     if low.max() >= 1 or high.min() <= 0:
         message = "none of it is inside of the image; draw it anew, or drop the line"
-        yield _finding(path, "mask outside the frame", "error", record, message)
+        yield finding(path, "mask outside the frame", "error", record, message)
         return
     excess = max(-low.min(), high.max() - 1)
     if excess > _ROUNDING:
@@ -122,7 +121,7 @@ def _outside(path: AnyPath, record: str, outline: Outline) -> Iterator[Finding]:
             f"reaches {100 * excess:.0f} % of a side outside of the image; that part is cut off."
             " Was the image cropped or scaled afterwards?"
         )
-        yield _finding(path, "mask outside of the image", "warning", record, message)
+        yield finding(path, "mask outside of the image", "warning", record, message)
 
 
 def _without_image(
@@ -139,7 +138,7 @@ def _without_image(
         for path in sorted(others):
             if _describes_objects(path, data):
                 message = f"no image of this name is in {folder}; restore it, or drop the file"
-                yield _finding(path, "annotation without image", "warning", "", message)
+                yield finding(path, "annotation without image", "warning", "", message)
 
 
 def _describes_objects(path: AnyPath, data: DataYaml) -> bool:
@@ -148,7 +147,3 @@ def _describes_objects(path: AnyPath, data: DataYaml) -> bool:
         return any(outline.kind != "no area" for outline in read_labels(path, data, []))
     except ValueError:
         return False
-
-
-def _finding(path: AnyPath, kind: str, severity: Severity, record: str, message: str) -> Finding:
-    return Finding(kind=kind, severity=severity, file=str(path), record=record, message=message)

@@ -32,6 +32,12 @@ class Finding:
         return f"{self.file}: {record}{self.message}"
 
 
+def finding(file: AnyPath, kind: str, severity: Severity, record: str, message: str) -> Finding:
+    """One in a file, which the message need not name again."""
+    message = message.removeprefix(f"{file}: ")
+    return Finding(kind=kind, severity=severity, file=str(file), record=record, message=message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleRef:
     """A record of a split."""
@@ -85,13 +91,12 @@ class Part:
             self.findings.append(fault)
             if fault.severity == "error":
                 self._faults.setdefault(fault.file, []).append(fault.message)
+                self._stems.add(PurePath(fault.file).stem)
             if fault.kind == MISSING:
                 self._missing.add(fault.record)
 
     def is_faulty(self, record: str) -> bool:
         """Whether a file that is called as this image is, suffix aside, has a fault."""
-        if len(self._stems) != len(self._faults):
-            self._stems = {PurePath(file).stem for file in self._faults}
         return PurePath(record).stem in self._stems
 
     def knows(self, error: str, record: str = "") -> bool:

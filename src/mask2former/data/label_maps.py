@@ -11,7 +11,7 @@ from rich.progress import track
 from mask2former.archive import AnyPath, read_text
 from mask2former.data.class_files import CLASS_FILES, read_classes
 from mask2former.data.dataset import read_annotated_image
-from mask2former.data.findings import MISSING, Finding
+from mask2former.data.findings import MISSING, Finding, finding
 from mask2former.data.format import NO_SPLIT, Format, names_matching
 from mask2former.data.map_classes import VOID, MapClasses, found_classes
 from mask2former.data.pixel_maps import (
@@ -133,20 +133,23 @@ def _splits(folder: AnyPath) -> tuple[str, ...]:
 
 
 def _open(folder: AnyPath, split: str, task: Task) -> LabelMaps:
-    place = _places(folder)[split]
-    return _open_pairs(folder, split, pair_files(*place[:2], _stems(place)))
+    places = _places(folder)
+    place = places[split]
+    return _open_pairs(folder, places, split, pair_files(*place[:2], _stems(place)))
 
 
 def _open_sound(folder: AnyPath, split: str, task: Task) -> LabelMaps:
-    return _open_pairs(folder, split, _matched(_places(folder)[split]).pairs)
+    places = _places(folder)
+    return _open_pairs(folder, places, split, _matched(places[split]).pairs)
 
 
 def _matched(place: Place) -> Matched:
     return match_files(*place[:2], _stems(place))
 
 
-def _open_pairs(folder: AnyPath, split: str, pairs: Sequence[Pair]) -> LabelMaps:
-    places = _places(folder)
+def _open_pairs(
+    folder: AnyPath, places: dict[str, Place], split: str, pairs: Sequence[Pair]
+) -> LabelMaps:
     images, masks, _ = places[split]
     homes = (folder, masks, images, images.parent)
     file = next(
@@ -170,20 +173,12 @@ def _faults(folder: AnyPath, split: str) -> Iterator[Finding]:
         yield Finding(kind=kind, severity="error", file=file, record="", message=message)
     for image in found.without_mask:
         message = f"has no mask in {place[1]}; {LACKING}"
-        yield Finding(
-            kind="image without mask", severity="error", file=str(image), record="", message=message
-        )
+        yield finding(image, "image without mask", "error", "", message)
     for mask in found.without_image:
         message = (
             f"has no image of its stem in {place[0]}; restore the image, or move the mask away"
         )
-        yield Finding(
-            kind="mask without image",
-            severity="warning",
-            file=str(mask),
-            record="",
-            message=message,
-        )
+        yield finding(mask, "mask without image", "warning", "", message)
 
 
 def _shown(pairs: Sequence[Pair]) -> Iterator[Pair]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mask2former.archive import AnyPath, is_there, read_text
+from mask2former.archive import AnyPath, is_file, read_text
 from mask2former.data.coco_json import Problem, raise_problems, read_json, whole
 from mask2former.data.findings import MISSING
 from mask2former.imaging import SUFFIXES
@@ -116,7 +116,7 @@ class ImageFiles:
         If it is not there, one of its name or else of the JSON's counts, beside the JSON or in a
         folder `images` beside that or beside its folder.
         """
-        if said and is_there(path.parent / said):
+        if said and is_file(path.parent / said):
             return path.parent / said
         for folder in (path.parent, path.parent / "images", path.parent.parent / "images"):
             files = self._files(folder)
