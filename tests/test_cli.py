@@ -655,6 +655,7 @@ def test_finetune_looks_at_the_splits_that_are_set(
     printed = capsys.readouterr().out
     assert "2 images" in printed
     assert "96" in printed
+    assert "data.limit" in printed  # what is given is part of the plan
     assert main([*words, "--set", "data.val=test"]) == 2
     assert "has no split 'test', only train, val" in capsys.readouterr().err
     assert main([*words, "--set", "data.vall=test"]) == 2

@@ -192,6 +192,9 @@ def test_the_rest_follows_what_is_given() -> None:
     config = planned(Named(tiny.categories(2)), wishes=Wishes(steps=40)).config
     assert (config.steps, config.evaluate_every, config.optimizer.warmup_steps) == (40, 4, 2)
     assert config.ema == 0.9
+    plan = planned(Named(tiny.categories(2)), wishes=Wishes(rate=0.002))
+    assert plan.config.optimizer.rate == 0.002
+    assert chosen(plan, "rate").startswith("0.002, ")
 
 
 def test_contrast_is_what_the_model_was_trained_with() -> None:

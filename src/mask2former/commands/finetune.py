@@ -13,7 +13,7 @@ from rich.text import Text
 from mask2former.commands.options import Finetune
 from mask2former.commands.output import wide_console
 from mask2former.commands.train import assignments, changed, read_config, run, set_value
-from mask2former.presets.finetune import Choice, Wishes, plan
+from mask2former.presets.finetune import GIVEN, Choice, Wishes, plan
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import FolderData
 
@@ -28,9 +28,19 @@ def finetune(options: Finetune) -> None:
         check_same(tree, options)
         Console(highlight=False, markup=False, soft_wrap=True).print(f"settings: {written}")
     else:
-        wishes = Wishes(size=options.size, batch_size=options.batch_size, steps=options.steps)
+        wishes = Wishes(
+            size=options.size,
+            batch_size=options.batch_size,
+            steps=options.steps,
+            rate=options.rate,
+        )
         planned = plan(data_of(options), options.model, wishes)
-        show(planned.choices)
+        given = (
+            Choice(what=key, value=str(value), reason=GIVEN)
+            for key, value in assignments(options)
+            if key not in ("steps", "batch_size", "optimizer.rate")  # the plan has these
+        )
+        show((*planned.choices, *given))
         tree, source = to_dict(planned.config), "config"
     config = changed(tree, source, options)
     if not options.plan_only:

@@ -57,6 +57,7 @@ class Wishes:
     size: int | None = None
     batch_size: int | None = None
     steps: int | None = None
+    rate: float | None = None
 
 
 def finetune(folder: str, model: str) -> TrainConfig:
@@ -111,6 +112,8 @@ def plan_of(
     every, why = evaluations(steps, batch, validation)
     choices.append(Choice(what="evaluate every", value=f"{every}", reason=why))
     optimizer, why = optimizer_for(parameters, steps)
+    if wishes.rate is not None:
+        optimizer, why = replace(optimizer, rate=wishes.rate), f"{GIVEN}; {why}"
     text = f"{optimizer.rate:g}, backbone x {optimizer.backbone_multiplier:g}"
     choices.append(Choice(what="rate", value=text, reason=why))
 
