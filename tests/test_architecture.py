@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "mask2former"
 # A module may import what stands on a line above its own, and its own folder.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("allocator", "archive", "masks", "serialization"),
+    ("allocator", "archive", "masks", "serialization", "tracing"),
+    ("onednn",),
     ("imaging",),
     ("structures",),
     ("data", "modeling", "loss", "inference", "evaluation"),

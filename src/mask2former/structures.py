@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
+from mask2former import onednn
 from mask2former.masks import encode_rle
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -114,6 +115,26 @@ class Batch:
     names: tuple[str, ...]  # which image each row is, for messages
 
 
+def mask_logits(
+    embeddings: Float[Tensor, "B Q C"], features: Float[Tensor, "B C T h w"]
+) -> Float[Tensor, "B Q T h w"]:
+    """The dot product of every query's embedding with the features of every pixel."""
+    pixels = features.flatten(2).transpose(1, 2)
+    if (
+        features.dtype == torch.float32
+        and onednn.fuses(features)
+        and onednn.outruns_mkl()
+        and pixels.is_contiguous()  # channels last
+    ):
+        # As of a linear layer whose weights are the features.
+        images = [onednn.linear(e, p, None) for e, p in zip(embeddings, pixels, strict=True)]
+        logits = images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images)
+    else:
+        logits = embeddings @ features.flatten(2)
+    maps: Tensor = logits.unflatten(2, features.shape[2:])
+    return maps
+
+
 @dataclass(kw_only=True)  # not frozen: Fabric rebuilds what a wrapped model returns
 class Prediction:
     """One prediction head's answer. Mask logits are made when they are asked for.
@@ -130,7 +151,7 @@ class Prediction:
     @property
     def mask_logits(self) -> Float[Tensor, "B Q *T h w"]:
         """[B, Q, H/4, W/4] for images, [B, Q, T, H/4, W/4] for clips."""
-        logits = torch.einsum("bqc,bcthw->bqthw", self.mask_embeddings, self.mask_features)
+        logits = mask_logits(self.mask_embeddings, self.mask_features)
         return logits if self.is_clip else logits.squeeze(2)
 
 

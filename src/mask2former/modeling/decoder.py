@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mask2former.modeling.linear import feed_forward, linear
+from mask2former.modeling.linear import Linear, feed_forward, linear
 from mask2former.modeling.position_encoding import Origin, sine_2d, sine_3d
 from mask2former.modeling.resize import shrink
-from mask2former.structures import Output, Prediction
+from mask2former.structures import Output, Prediction, mask_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
-        self.out_proj = nn.Linear(channels, channels)
+        self.out_proj = Linear(channels, channels)
         self.norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.in_proj_weight)
@@ -145,13 +145,13 @@ class PredictionHead(nn.Module):
         super().__init__()
         c = config.channels
         self.norm = nn.LayerNorm(c)
-        self.class_logits = nn.Linear(c, classes + 1)
+        self.class_logits = Linear(c, classes + 1)
         self.mask_embedding = nn.Sequential(
-            nn.Linear(c, c),
+            Linear(c, c),
             nn.ReLU(),
-            nn.Linear(c, c),
+            Linear(c, c),
             nn.ReLU(),
-            nn.Linear(c, config.mask_channels),
+            Linear(c, config.mask_channels),
         )
         if config.anchored_masks:
             self.anchoring = nn.Linear(c, 1)
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         self.level_embedding = nn.Parameter(torch.randn(len(config.strides), c))
         self.projection = nn.Conv2d(inputs, c, 1) if inputs != c else nn.Identity()
         if config.selected_share:
-            self.selection = nn.Sequential(nn.Linear(c, c), nn.LayerNorm(c))
+            self.selection = nn.Sequential(Linear(c, c), nn.LayerNorm(c))
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.head = PredictionHead(config, classes)
 
@@ -333,6 +333,6 @@ def attention_mask(
     In fp32, for in half precision a logit of -0.004 has a sigmoid of 0.5 already.
     """
     with torch.autocast(mask_features.device.type, enabled=False):
-        logits = mask_embeddings.float() @ mask_features.float().flatten(2)
+        logits = mask_logits(mask_embeddings.float(), mask_features.float()).flatten(2)
     allowed = logits.sigmoid() >= 0.5
     return allowed | ~allowed.any(-1, keepdim=True)

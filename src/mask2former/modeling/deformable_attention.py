@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from mask2former.modeling.linear import Linear, gradients_of_linear, linear
 from mask2former.modeling.sampling import Grid, sample
-from mask2former.modeling.tracing import is_traced
+from mask2former.tracing import is_traced
 
 
 class DeformableAttention(nn.Module):

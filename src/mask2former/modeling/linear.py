@@ -16,10 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mask2former.modeling import onednn
-from mask2former.modeling.onednn import Activation
+from mask2former import onednn
+from mask2former.onednn import Activation
 
 MANY = 1536  # rows; with fewer it is no faster, and oneDNN at times three times slower
+LARGE = (
+    4_000_000  # multiplications, from which on a linear layer of oneDNN may be faster than MKL's
+)
 
 
 class Linear(nn.Linear):
@@ -38,7 +41,7 @@ def linear(
     activation: Activation = "none",
 ) -> Float[Tensor, "*N D"]:
     """`activation(F.linear(...))`, up to rounding."""
-    if gains_in_half(x):
+    if gains_as_linear(x, weight.shape[0]):
         return onednn.linear(x, weight, bias, activation)
     if not gains(x):
         return activated(F.linear(x, weight, bias), activation)
@@ -75,7 +78,7 @@ def feed_forward(
     """`second(dropout(relu(first(x))))`; what lies between, 4 times `x`, is made and kept once."""
     # Whoever puts a layer of another kind in its place, as LoRA does, means it to be called.
     plain = type(first) is type(second) is nn.Linear and not (dropout.training and dropout.p)
-    if plain and gains_in_half(x):
+    if plain and gains_as_linear(x, first.out_features):
         hidden = linear(x, first.weight, first.bias, "relu")
         return linear(hidden, second.weight, second.bias)
     rows = x.flatten(0, -2)
@@ -94,9 +97,13 @@ def gains(x: Float[Tensor, "*N C"]) -> bool:
     return onednn.runs(x) and x.dtype == torch.float32 and x.numel() >= MANY * x.shape[-1]
 
 
-def gains_in_half(x: Float[Tensor, "*N C"]) -> bool:
-    """Whether bf16 is multiplied faster by oneDNN's own linear layer, which has no gradient."""
-    return x.dtype == torch.bfloat16 and onednn.fuses(x)
+def gains_as_linear(x: Float[Tensor, "*N C"], outputs: int) -> bool:
+    """Whether oneDNN's own linear layer, which has no gradient, is faster: bf16, or a few rows."""
+    if not onednn.fuses(x):
+        return False
+    few = x.numel() < MANY * x.shape[-1]
+    large = x.numel() * outputs >= LARGE
+    return x.dtype == torch.bfloat16 or (few and large and onednn.outruns_mkl())
 
 
 def convolved(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mask2former.modeling.tracing import is_traced
+from mask2former.tracing import is_traced
 
 
 def enlarge(x: Float[Tensor, "B C h w"], size: torch.Size) -> Float[Tensor, "B C H W"]:

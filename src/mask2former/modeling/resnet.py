@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mask2former.modeling import onednn, winograd
+from mask2former import onednn
+from mask2former.modeling import winograd
 from mask2former.modeling.backbone import Backbone
 from mask2former.modeling.convolution import Conv2d
 

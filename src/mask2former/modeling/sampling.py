@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mask2former.modeling.tracing import is_traced
+from mask2former.tracing import is_traced
 
 # Torch 2.6 may only know the wider question; an export is a compilation, too.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mask2former.modeling import onednn
+from mask2former import onednn
 
 TILE = 4
 WIDE = 128  # channels; with fewer, the transforms cost what the products save
@@ -92,9 +92,8 @@ def convolve(
     """`F.conv2d(x, weight, bias, padding=1)` of sides that are multiples of 4, up to rounding."""
     of_inputs, of_kernel, of_results = transforms()
     batch, channels, height, width = x.shape
-    kernel = (of_kernel @ weight.permute(0, 2, 3, 1).flatten(1, 2)).permute(1, 2, 0)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    tiles = padded.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE).permute(4, 5, 1, 0, 2, 3)
+    tiles = padded.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE).permute(1, 0, 2, 4, 5, 3)
     # Not made as a view, for autograd forbids to work in place on one that a function returns.
     out = torch.empty(
         (batch, len(weight), height, width),
@@ -102,15 +101,21 @@ def convolve(
         device=x.device,
         memory_format=torch.channels_last,
     )
+    kernel = (of_kernel @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(-1, channels, 1, 1)
     down = max(1, BAND // (batch * width // TILE))
+    packed, packed_for = kernel, 0
     places = out.permute(0, 2, 3, 1).split(down * TILE, 1)
-    for band, place in zip(tiles.split(down, 2), places, strict=True):
-        inputs = of_inputs @ band.reshape(36, -1)
-        products = inputs.view(36, -1, channels) @ kernel
-        results = of_results @ products.flatten(1)
+    for band, place in zip(tiles.split(down), places, strict=True):
+        inputs = of_inputs @ band.reshape(-1, 36, channels)
+        if len(inputs) != packed_for:  # the last band may be smaller
+            packed, packed_for = onednn.pack(kernel, groups=36, columns=len(inputs)), len(inputs)
+        # One convolution of 36 groups of channels: the 36 products.
+        image = inputs.view(1, 1, len(inputs), -1).permute(0, 3, 1, 2)
+        products = onednn.convolve(image, packed, None, groups=36).permute(0, 2, 3, 1)
+        results = of_results @ products.reshape(-1, 36, len(weight))
         if bias is not None:
-            results.view(-1, len(bias)).add_(bias)
-        shape = (TILE, TILE, *band.shape[2:5], len(weight))
+            results += bias
         rows = place.view(batch, -1, TILE, width // TILE, TILE, len(weight))
-        rows.copy_(results.view(shape).permute(3, 2, 0, 4, 1, 5))
+        shape = (-1, batch, width // TILE, TILE, TILE, len(weight))
+        rows.copy_(results.view(shape).permute(1, 0, 3, 2, 4, 5))
     return out

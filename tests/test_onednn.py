@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former.modeling import onednn
-from mask2former.modeling.linear import Linear
+from mask2former import onednn
+from mask2former.modeling import winograd
+from mask2former.modeling.linear import Linear, feed_forward
 from mask2former.modeling.resnet import ConvNorm, FrozenBatchNorm, Norm, ResNet, ResNetConfig
 from mask2former.modeling.swin import Perceptron
+from mask2former.structures import mask_logits
 
 HALVES = [torch.bfloat16] if onednn.has_bf16() else []
 pytestmark = pytest.mark.skipif(
@@ -86,8 +89,11 @@ def test_wide_ones_go_winograds_way(monkeypatch: pytest.MonkeyPatch) -> None:
     randomize(layer)
     x = torch.randn(1, 128, 32, 32).contiguous(memory_format=torch.channels_last)
     expected = F.relu(layer.norm(F.conv2d(x, layer.conv.weight, padding=1)))
-    monkeypatch.setattr(onednn, "convolve", None)
+    taken = []
+    convolve = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *a: taken.append(a) or convolve(*a))  # type: ignore[func-returns-value]
     assert near(layer(x, relu=True), expected)
+    assert len(taken) == 1
 
 
 @torch.no_grad()
@@ -155,3 +161,60 @@ def test_a_trace_holds_plain_operations() -> None:
     perceptron, rows = Perceptron(Linear(8, 32), nn.GELU(), Linear(32, 8)), torch.randn(3000, 8)
     for module, example in ((layer, x), (perceptron, rows)):
         assert "mkldnn" not in str(torch.jit.trace(module, example, check_trace=False).graph)
+
+
+def calls_of_linear(monkeypatch: pytest.MonkeyPatch, *, outruns: bool) -> list[torch.Size]:
+    """The shapes of what oneDNN's linear layer is given from now on."""
+    calls = []
+    linear = onednn.linear
+
+    def noted(x: Tensor, *others: Any) -> Tensor:
+        calls.append(x.shape)
+        return linear(x, *others)
+
+    monkeypatch.setattr(onednn, "linear", noted)
+    monkeypatch.setattr(onednn, "outruns_mkl", lambda: outruns)
+    return calls
+
+
+@pytest.mark.parametrize("outruns", [True, False])
+@torch.no_grad()
+def test_few_rows_go_where_they_are_quick(outruns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    calls = calls_of_linear(monkeypatch, outruns=outruns)
+    first, second = nn.Linear(128, 512), nn.Linear(512, 128)
+    x = torch.randn(1, 100, 128)
+    layer = Linear(128, 512)
+    assert near(layer(x), F.linear(x, layer.weight, layer.bias))
+    fed = feed_forward(x, first, second, nn.Dropout(0.0))
+    assert fed.shape == x.shape
+    assert near(fed, second(first(x).relu()))
+    small = layer(x[:, :10])
+    assert small.shape == (1, 10, 512)
+    assert calls == ([(1, 100, 128), (1, 100, 128), (1, 100, 512)] if outruns else [])
+    with torch.enable_grad():
+        assert layer(x).requires_grad
+
+
+@pytest.mark.parametrize("outruns", [True, False])
+@pytest.mark.parametrize("layout", ["channels last", "plain"])
+@pytest.mark.parametrize(("batch", "frames"), [(1, 1), (2, 1), (1, 3), (2, 3)])
+def test_mask_logits(
+    outruns: bool, layout: str, batch: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    calls = calls_of_linear(monkeypatch, outruns=outruns)
+    embeddings = torch.randn(batch, 7, 16)
+    features = torch.randn(batch, 16, frames, 6, 10)
+    if layout == "channels last":
+        features = features.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
+    expected = torch.einsum("bqc,bcthw->bqthw", embeddings, features)
+    with torch.no_grad():
+        found = mask_logits(embeddings, features)
+    assert found.shape == expected.shape
+    assert near(found, expected)
+    assert found.is_contiguous()
+    assert len(calls) == (batch if outruns and layout == "channels last" else 0)
+    features.requires_grad_()
+    (gradient,) = torch.autograd.grad(mask_logits(embeddings, features).sum(), features)
+    assert near(gradient, embeddings.sum(1)[..., None, None, None].expand_as(features))
