@@ -92,7 +92,8 @@ class PixelDecoder(nn.Module):
         finest, *coarser = maps
         scales = [project(x) for project, x in zip(self.projections, coarser[::-1], strict=True)]
         encoded = self.encode(scales, origin)
-        x = self.lateral_norm(self.lateral(finest)) + enlarge(encoded[-1], finest.shape[-2:])
+        x = self.lateral_norm(self.lateral(finest))
+        x += enlarge(encoded[-1], finest.shape[-2:])  # in place: a norm has no need of its output
         features = self.mask_features(F.relu_(self.output_norm(self.output(x))))
         if self.config.mask_positions:
             features = features + self.position(features, 4, origin)
