@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import mask2former
 from mask2former.cli import FAULT, main
 from mask2former.data.scenes import Scenes, ScenesConfig, write_coco_panoptic
 from mask2former.evaluation.panoptic_quality import score_panoptic_files
@@ -103,6 +104,15 @@ def test_without_a_split_to_validate_on_it_is_what_trainings_hold_out(
     for every in ("all", "whole"):
         assert measured(tmp_path, *words, "--split", every) == figures
         assert "measured on one image" not in capsys.readouterr().out
+    # A model's own training may have held out others.
+    model = tmp_path / "run" / "model"
+    shutil.copytree(Path(mask2former.__file__).parent / "models" / "scenes", model)
+    tree = {"data": {"folder": str(tmp_path / "lone"), "holdout": 2}}
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(tree))
+    others = measured(tmp_path, "--model", str(model), *words[2:])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "one image in 2, which a training with data.holdout=2 holds out, as this" in printed
+    assert others["PQ"] != held_out["PQ"]
     # Files that others made are scored whole.
     results = ["--predictions", str(answers[0]), "--data", str(tmp_path / "lone")]
     assert measured(tmp_path, *results)["PQ"] == pytest.approx(figures["PQ"])

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.table import Table
 from mask2former.commands.loading import load_segmenter, require_positive
 from mask2former.commands.options import Evaluate, command_line
 from mask2former.commands.output import write_json
+from mask2former.commands.train import place, read_config
 from mask2former.data.coco import CocoInstances
 from mask2former.data.coco_panoptic import CocoPanoptic
 from mask2former.data.dataset import Dataset
@@ -23,6 +25,7 @@ from mask2former.evaluation.instance_files import score_instance_files
 from mask2former.inference.predictions import CocoResults, open_predictions
 from mask2former.inference.submission import open_submission
 from mask2former.segmenter import Augmentation
+from mask2former.serialization import from_dict
 from mask2former.structures import Category, Sample, Segmentation, Task, class_names
 from mask2former.training.config import FolderData
 from mask2former.training.evaluate import FederatedDataset, OnImage, evaluate, measure_results
@@ -191,19 +194,33 @@ def open_data(options: Evaluate, things_only: bool, console: Console | None = No
     """
     if options.data == "scenes" and not Path(options.data).exists():
         return Scenes(length=options.count, seed=options.seed)
-    data = FolderData(folder=options.data, task=richest_task(options, things_only))
+    training = training_data(options)
+    data = training or FolderData(folder=options.data)
+    data = replace(data, task=richest_task(options, things_only), limit=None)
     shared = data.divided if options.split in (data.val, "all") else None
     if shared is None:
         return open_dataset(options.data, options.split, task=data.task)
     if console is None or options.split == "all":
         return open_dataset(options.data, shared, task=data.task)
+    known = "" if training is None else ", as this model's did"
     console.print(
         f"no split {data.val!r}: measured on one image in {data.holdout}, which a training with"
-        f" data.holdout={data.holdout} holds out; --split all measures on all",
+        f" data.holdout={data.holdout} holds out{known}; --split all measures on all",
         markup=False,
         soft_wrap=True,
     )
     return data.open_val()
+
+
+def training_data(options: Evaluate) -> FolderData | None:
+    """What the model's training was on, if that is this data set, and the run's config is there."""
+    written = Path(options.model).parent / "config.yaml"
+    if options.predictions is not None or not written.is_file():
+        return None
+    tree = read_config(written).get("data")
+    if not isinstance(tree, dict) or place(tree.get("folder")) != place(options.data):
+        return None
+    return from_dict(FolderData, tree, f"{written}: data")
 
 
 def richest_task(options: Evaluate, things_only: bool) -> Task | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,14 @@ from rich.text import Text
 
 from mask2former.commands.options import Finetune
 from mask2former.commands.output import wide_console
-from mask2former.commands.train import assignments, changed, read_config, run, set_value
+from mask2former.commands.train import (
+    assignments,
+    changed,
+    place,
+    read_config,
+    run,
+    set_value,
+)
 from mask2former.presets.finetune import GIVEN, Choice, Wishes, plan
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import FolderData
@@ -70,11 +76,6 @@ def check_same(tree: dict[str, Any], options: Finetune) -> None:
             f"{options.out}: holds a training that was begun with {was}; choose another --out, or"
             " give these again to go on with it"
         )
-
-
-def place(value: object) -> object:
-    """A path that exists in its one full form, however it was written; else the value itself."""
-    return Path(value).resolve() if isinstance(value, str) and Path(value).exists() else value
 
 
 def show(choices: tuple[Choice, ...]) -> None:

@@ -145,6 +145,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return tree
 
 
+def place(value: object) -> object:
+    """A path that exists in its one full form, however it was written; else the value itself."""
+    return Path(value).resolve() if isinstance(value, str) and Path(value).exists() else value
+
+
 def set_value(tree: dict[str, Any], dotted: str, value: object) -> None:
     """Put a value where `dotted` says. Keys that do not exist are found out by `from_dict`."""
     *parents, last = dotted.split(".")
