@@ -238,6 +238,25 @@ def test_folders_of_other_formats_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        ("masks/a.jpg", r"masks/a\.jpg blurs the numbers of its classes.*as PNG"),
+        ("masks/mask_a.png", r"no mask in .*\(mask_a\.png, a\.jpg\): name each mask as its image"),
+    ],
+)
+@pytest.mark.parametrize("split", ["", "train/"])
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_what_is_almost_a_layout(
+    tmp_path: Path, mask: str, reason: str, split: str, as_zip: bool
+) -> None:
+    folder = tmp_path / "mine"
+    write_image(folder / split / "images" / "a.jpg", (8, 8))
+    write_map(folder / split / mask, np.ones((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=f"almost label maps, but .*{reason}"):
+        open_dataset(zipped(folder) if as_zip else folder)
+
+
 def test_maps_of_coco_hold_ids(shared: Path) -> None:
     """A class list by name: the values are the ids of its classes."""
     from mask2former.data.class_lists import class_list

@@ -171,9 +171,13 @@ def choose_split(folder: AnyPath, split: str | None, splits: list[str]) -> str:
 
 def nothing_found(folder: AnyPath, split: str | None = None) -> str:
     """The message on a folder that holds no known format."""
+    reasons = (
+        (format.title, format.nearly(folder)) for format in FORMATS if format.nearly is not None
+    )
+    nearly = next((f"; almost {title}, but {why}" for title, why in reasons if why), "")
     layouts: dict[str, str] = {}  # the usual one of each format; docs/data.md has them all
     for format in FORMATS:
         layouts.setdefault(format.layout[0], format.title)
     wanted = "\n  ".join(f"{title}: {layout}" for layout, title in layouts.items())
     wanted = wanted.replace("<s>", split or "<split>")
-    return f"{folder}: no data set of a known format; looked in it for\n  {wanted}"
+    return f"{folder}: no data set of a known format{nearly}; looked in it for\n  {wanted}"

@@ -27,6 +27,8 @@ class Format:
     faults: Callable[[AnyPath, str], Iterable[Finding]] | None = None
     # As `open`, but without the records of which `faults` tells errors, where these stop `open`.
     open_sound: Callable[[AnyPath, str, Task], Dataset] | None = None
+    # Why a folder that has its layout almost is none of it, and the cure; None if it is far off.
+    nearly: Callable[[AnyPath], str | None] | None = None
 
 
 def first_existing(folder: AnyPath, patterns: Iterable[str], split: str = "") -> AnyPath | None:

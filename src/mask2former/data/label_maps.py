@@ -23,6 +23,7 @@ from mask2former.data.pixel_maps import (
     pair_files,
     read_map,
     used_values,
+    why_no_pairs,
 )
 from mask2former.masks import IdMapMasks
 from mask2former.structures import Category, Sample, Task
@@ -117,6 +118,17 @@ def _places(folder: AnyPath) -> dict[str, Place]:
         if (folder / _BESIDE_CLASSES).is_file() and holds_pairs(folder, folder):
             return {NO_SPLIT: (folder, folder, None)}
     return found
+
+
+def _nearly(folder: AnyPath) -> str | None:
+    """What is wrong with the masks of a folder that has images and masks, but no pairs of them."""
+    for images, masks in (*_WHOLE_LAYOUTS, *_SPLIT_LAYOUTS):
+        for name in [NO_SPLIT] if "<s>" not in masks else names_matching(folder, masks):
+            homes = (folder / pattern.replace("<s>", name) for pattern in (images, masks))
+            reason = why_no_pairs(*homes)
+            if reason is not None:
+                return reason
+    return None
 
 
 def _stems(place: Place) -> list[str] | None:
@@ -214,4 +226,5 @@ FORMAT = Format(
     open=_open,
     faults=_faults,
     open_sound=_open_sound,
+    nearly=_nearly,
 )

@@ -210,6 +210,24 @@ def holds_pairs(images: AnyPath, masks: AnyPath) -> bool:
     return False
 
 
+def why_no_pairs(images: AnyPath, masks: AnyPath) -> str | None:
+    """What stands in the way, and the cure, where one folder holds images and the other masks."""
+    if not images.is_dir() or not masks.is_dir() or images == masks:
+        return None
+    image, mask = (next(iter(_files(folder, SUFFIXES)), None) for folder in (images, masks))
+    if image is None or mask is None or holds_pairs(images, masks):
+        return None
+    if mask.suffix.lower() not in MAP_SUFFIXES:
+        return (
+            f"{mask} blurs the numbers of its classes, as files of its kind do: export the masks"
+            " again, as PNG"
+        )
+    return (
+        f"no mask in {masks} has the stem of an image in {images} ({mask.name}, {image.name}):"
+        " name each mask as its image"
+    )
+
+
 def _is_file(path: AnyPath, suffixes: Sequence[str]) -> bool:
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
