@@ -7,6 +7,7 @@ the plain convolution, a few millionths.
 
 from __future__ import annotations
 
+import platform
 from functools import lru_cache
 
 import torch
@@ -19,6 +20,7 @@ from mask2former import onednn
 TILE = 4
 WIDE = 128  # channels; with fewer, the transforms cost what the products save
 MANY = 64  # tiles; with fewer, the transform of the kernel does
+MEASURED = platform.machine() in ("x86_64", "AMD64")  # elsewhere oneDNN takes other ways
 BAND = 256  # tiles that are transformed together, about: what lies between stays in the cache
 
 
@@ -37,6 +39,7 @@ def gains(
     return (
         x.dtype == torch.float32
         and onednn.fuses(x)
+        and MEASURED
         and torch.get_float32_matmul_precision() == "highest"  # rounded more, it would be far off
         and weight.shape[-2:] == (3, 3)
         and weight.is_contiguous(memory_format=torch.channels_last)
