@@ -108,3 +108,13 @@ def linear(
     operation = torch.ops.mkldnn._linear_pointwise
     out: Tensor = operation(x, weight, bias, activation, [], EXACT)
     return out
+
+
+def gradient_of_kernel(
+    gradient: Float[Tensor, "B D h w"], x: Float[Tensor, "B C h w"]
+) -> Float[Tensor, "D C 1 1"]:
+    """That of the kernel of a 1x1 convolution of `x`."""
+    kernel = x.new_empty(gradient.shape[1], x.shape[1], 1, 1)
+    options = (None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (False, True, False))
+    found: Tensor = torch.ops.aten.convolution_backward(gradient, x, kernel, *options)[1]
+    return found

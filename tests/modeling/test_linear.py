@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask2former import onednn
 from mask2former.modeling import linear as module
 from mask2former.modeling.linear import MANY, Linear, feed_forward, gains, linear
 
@@ -19,7 +20,11 @@ def close(a: Tensor | None, b: Tensor | None) -> bool:
 
 @pytest.mark.parametrize("shape", [(2, MANY // 2, 24), (MANY, 24), (3, 5, 24), (4, 300, 2, 24)])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_equal_to_the_plain_product(shape: tuple[int, ...], with_bias: bool) -> None:
+@pytest.mark.parametrize("outruns", [True, False])
+def test_equal_to_the_plain_product(
+    shape: tuple[int, ...], with_bias: bool, outruns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "outruns_mkl", lambda: outruns)
     torch.manual_seed(0)
     x = torch.randn(shape, requires_grad=True)
     layer = Linear(24, 40, bias=with_bias)
@@ -45,7 +50,9 @@ def test_rows_that_are_not_contiguous() -> None:
 @pytest.mark.parametrize(
     "trained", [{"x"}, {"1.weight"}, {"2.bias"}, {"x", "1.weight", "2.weight"}]
 )
-def test_feed_forward(trained: set[str]) -> None:
+@pytest.mark.parametrize("outruns", [True, False])
+def test_feed_forward(trained: set[str], outruns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "outruns_mkl", lambda: outruns)
     torch.manual_seed(0)
     first, second, dropout = nn.Linear(16, 48), nn.Linear(48, 16), nn.Dropout(0.5).eval()
     x = torch.randn(2, MANY, 16)
