@@ -20,9 +20,7 @@ from mask2former import onednn
 from mask2former.onednn import Activation
 
 MANY = 1536  # rows; with fewer it is no faster, and oneDNN at times three times slower
-LARGE = (
-    4_000_000  # multiplications, from which on a linear layer of oneDNN may be faster than MKL's
-)
+LARGE = 4_000_000  # multiplications; with fewer, oneDNN's linear layer is no faster than MKL's
 
 
 class Linear(nn.Linear):
