@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import warnings
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +74,30 @@ def equal(a: Batch, b: Batch) -> bool:
 
 def run(seed: int = 0, *, first: int = 0, last: int = 6, workers: int = 0) -> list[Batch]:
     return list(batches(stream(seed), batch_size=3, first=first, last=last, workers=workers))
+
+
+class Broken(Squares):
+    def __getitem__(self, index: int) -> Sample:
+        raise ValueError(f"square {index}: cannot be read")
+
+
+@pytest.mark.parametrize("dataset", [Squares(), Broken()])
+def test_workers_end_with_whoever_reads_from_them(dataset: Squares) -> None:
+    """They ignore signals, and a program waits for its processes before it ends."""
+    source = Stream(dataset, VIEW, View(mean=(0.0, 0.0, 0.0), std=(255.0,) * 3), 0)
+    loader = batches(source, batch_size=1, first=0, last=10**9, workers=2)
+    raised = None
+    try:
+        with closing(loader):
+            next(loader)
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            raise ValueError("something else")
+    except ValueError as error:
+        raised = error  # its traceback holds on to all that was there
+    assert raised is not None
+    assert ("square" in str(raised)) == isinstance(dataset, Broken)
+    assert not multiprocessing.active_children()
 
 
 def test_a_view_depends_on_seed_and_number_alone() -> None:

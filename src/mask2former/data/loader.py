@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,8 +134,11 @@ def batches(
     workers: int,
     rank: int = 0,
     ranks: int = 1,
-) -> Iterator[Batch]:
-    """The batches of the steps `first` .. `last` - 1; `batch_size` images a rank."""
+) -> Generator[Batch, None, None]:
+    """The batches of the steps `first` .. `last` - 1; `batch_size` images a rank.
+
+    Close it where it is not read to its end: its workers then end, too.
+    """
     indices = (
         [(step * ranks + rank) * batch_size + i for i in range(batch_size)]
         for step in range(first, last)
@@ -150,7 +153,15 @@ def batches(
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
-    return iter(loader)
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        # Nothing else ends them for certain: an error's traceback holds the iterator, and at the
+        # end of the program multiprocessing sends a signal, which they ignore, and waits.
+        end = getattr(iterator, "_shutdown_workers", None)
+        if end is not None:
+            end()
 
 
 def _ignore_signals(worker: int) -> None:
