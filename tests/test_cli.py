@@ -17,7 +17,7 @@ from PIL import Image
 
 import tiny
 from mask2former import cli
-from mask2former.cli import main
+from mask2former.cli import FAULT, main
 from mask2former.commands import predict as predicting
 from mask2former.commands.loading import class_names
 from mask2former.commands.options import (
@@ -47,6 +47,7 @@ from mask2former.structures import (
     Semantic,
     View,
 )
+from mask2former.training.config import FolderData
 from mask2former.training.signals import Stopped
 from mask2former.weights import load_model, save_model
 from mask2former.weights.detectron2 import official_name
@@ -606,6 +607,31 @@ def test_faulty_training_options_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=text):
         build_config(Train(out=tmp_path, **fields))
+
+
+def test_the_preset_looks_at_the_data_as_it_is_set(tmp_path: Path, data: Path) -> None:
+    panoptic = build_config(Train(out=tmp_path, data=str(data)))
+    assert panoptic.model.decoder.selected_share > 0
+    options = Train(out=tmp_path, data=str(data), overrides=("data.task=semantic",))
+    semantic = build_config(options)
+    assert semantic.data == FolderData(folder=str(data), task="semantic")
+    assert semantic.model.decoder.selected_share == semantic.loss.cell_weight == 0
+    options = Train(out=tmp_path, data=str(data), overrides=("data.train=tests",))
+    with pytest.raises(ValueError, match="has no split 'tests'"):
+        build_config(options)
+
+
+@pytest.mark.parametrize("command", [["train"], ["finetune", "--model", "scenes"]])
+def test_no_threads_and_files_for_folders(
+    command: list[str], tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*command, "--data", str(data), "--out"]
+    assert main([*words, str(tmp_path / "run"), "--threads", "0"]) == FAULT
+    assert "--threads 0: must be at least 1" in capsys.readouterr().err
+    (tmp_path / "file").write_text("mine")
+    assert main([*words, str(tmp_path / "file")]) == FAULT
+    assert "file: is a file; name a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_recipe_of_the_zoo_wants_a_pretrained_backbone(tmp_path: Path) -> None:

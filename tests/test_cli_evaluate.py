@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 from PIL import Image
 
 import mask2former
+import tiny
 from mask2former.cli import FAULT, main
 from mask2former.data.scenes import Scenes, ScenesConfig, write_coco_panoptic
 from mask2former.evaluation.panoptic_quality import score_panoptic_files
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.segmenter import Augmentation
+from mask2former.serialization import to_dict
+from mask2former.training.config import FolderData, TrainConfig
 from mask2former.weights import save_model
 
 
@@ -78,6 +82,24 @@ def test_panoptic_files_are_scored_as_panopticapi_scores_them(
     assert found == pytest.approx({key: figures[key] for key in found}, abs=1e-9)
 
 
+def test_what_does_not_count_is_told(
+    answers: tuple[Path, dict[str, float]],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, _ = answers
+    results = json.loads((out / "instances.json").read_text())
+    many = tmp_path / "many.json"
+    many.write_text(json.dumps(results + 101 * results[:1]))
+    words = ("--predictions", str(many), "--data", str(data))
+    measured(tmp_path, *words)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"an image has 1\d\d results: the best 100 of each count, as in COCO", printed)
+    measured(tmp_path, *words, "--max-detections", "300")
+    assert "results: the best" not in capsys.readouterr().out
+
+
 def test_more_measures(answers: tuple[Path, dict[str, float]], data: Path, tmp_path: Path) -> None:
     out, _ = answers
     words = ("--predictions", str(out / "instances.json"), "--data", str(data), "--boundary")
@@ -107,8 +129,9 @@ def test_without_a_split_to_validate_on_it_is_what_trainings_hold_out(
     # A model's own training may have held out others.
     model = tmp_path / "run" / "model"
     shutil.copytree(Path(mask2former.__file__).parent / "models" / "scenes", model)
-    tree = {"data": {"folder": str(tmp_path / "lone"), "holdout": 2}}
-    (tmp_path / "run" / "config.yaml").write_text(json.dumps(tree))
+    trained_on = FolderData(folder=str(tmp_path / "lone"), holdout=2)
+    config = to_dict(TrainConfig(model=tiny.CONFIG, data=trained_on))
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(config))
     others = measured(tmp_path, "--model", str(model), *words[2:])
     printed = " ".join(capsys.readouterr().out.split())
     assert "one image in 2, which a training with data.holdout=2 holds out, as this" in printed

@@ -208,9 +208,15 @@ def test_files_equal_pycocotools(tmp_path: Path) -> None:
 
 def test_errors_of_files_name_the_record(tmp_path: Path) -> None:
     truth, results, files = polygon_files(tmp_path)
+    known = results[3]["category_id"]
     results[3]["category_id"] = 91
     files[1].write_text(json.dumps(results))
     with pytest.raises(ValueError, match=r"results.json: result 3: category_id 91"):
+        score_instance_files(*files)
+    results[3]["category_id"] = known
+    results[3]["segmentation"] = encode_rle(np.ones((7, 9), bool))
+    files[1].write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=r"result 3: its mask measures \[7, 9\], its image \["):
         score_instance_files(*files)
     del truth["annotations"][2]["area"]
     files[0].write_text(json.dumps(truth))

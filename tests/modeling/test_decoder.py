@@ -9,8 +9,15 @@ from torch import Tensor
 
 import tiny
 from mask2former.loss.criterion import Criterion, LossConfig
-from mask2former.modeling.decoder import Attention, Decoder, DecoderLayer, attention_mask
+from mask2former.modeling.decoder import (
+    Attention,
+    Decoder,
+    DecoderConfig,
+    DecoderLayer,
+    attention_mask,
+)
 from mask2former.modeling.mask2former import Mask2Former
+from mask2former.modeling.pixel_decoder import PixelDecoderConfig
 from mask2former.structures import Output
 
 
@@ -40,6 +47,12 @@ def keys_seen(model: Mask2Former) -> list[tuple[int, Tensor | None]]:
 
 
 CELLS = {32: 2 * 3, 16: 4 * 6, 8: 8 * 12}
+
+
+def test_heads_share_the_channels() -> None:
+    for config in (DecoderConfig, PixelDecoderConfig):
+        with pytest.raises(ValueError, match="decoder: 5 heads cannot share 64 channels"):
+            config(channels=64, heads=5)
 
 
 def test_default_is_the_papers_decoder() -> None:

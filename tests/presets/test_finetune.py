@@ -197,6 +197,12 @@ def test_the_rest_follows_what_is_given() -> None:
     assert chosen(plan, "rate").startswith("0.002, ")
 
 
+@pytest.mark.parametrize("name", ["size", "batch_size", "steps"])
+def test_nothing_is_no_wish(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: 0; choose at least 1"):
+        Wishes(**{name: 0})
+
+
 def test_contrast_is_what_the_model_was_trained_with() -> None:
     view = View(contrast_percentiles=(0.5, 99.8))
     config = planned(Named(tiny.categories(2)), replace(tiny.CONFIG, view=view)).config

@@ -55,6 +55,11 @@ def test_unknown_part_is_named_with_the_nearest() -> None:
         freeze(tiny.model(), ("backbone.stage5",))
 
 
+def test_something_must_be_left_to_train() -> None:
+    with pytest.raises(ValueError, match="freeze: backbone, pixel_decoder, decoder leave nothing"):
+        freeze(tiny.model(), ("backbone", "pixel_decoder", "decoder"))
+
+
 def test_a_training_leaves_frozen_parts_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

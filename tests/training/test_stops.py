@@ -17,6 +17,7 @@ import torch
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 
 import tiny
+from mask2former.commands.train import read_config
 from mask2former.modeling.mask2former import Mask2Former
 from mask2former.training import checkpoint, trainer
 from mask2former.training.config import TrainConfig
@@ -242,7 +243,7 @@ def test_best_goes_by_the_first_metric_that_is_measured() -> None:
     assert best.update({"mIoU": 9.0, "AP": 6.0}, 30, None)
     assert (best.step, best.since) == (30, 0)
     assert Best().update({"mIoU": 1.0, "AP": 5.0}, 1, "mIoU")
-    with pytest.raises(ValueError, match="metric: 'PQ' was not measured, only mIoU"):
+    with pytest.raises(ValueError, match=r"'PQ' was not measured, only mIoU;.*--set metric=mIoU"):
         Best().update({"mIoU": 1.0, "IoU/cat": 5.0}, 1, "PQ")
     assert not Best().update({}, 1, None)
 
@@ -256,8 +257,16 @@ def test_it_ends_when_nothing_gets_better(
     config = replace(config, optimizer=replace(config.optimizer, schedule="constant"))
     assert train(config, tmp_path) == {"PQ": 30.0}
     assert len([line for line in log_of(tmp_path) if "loss" in line]) == 4
-    assert "best PQ: 30.0 after step 2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ended after step 4: 2 evaluations without a better PQ (patience)" in printed
+    assert "best PQ: 30.0 after step 2" in printed
+    page = (tmp_path / "report.html").read_text()
+    assert "ended early, after 2 evaluations without a better one" in page
+    assert " to go" not in page
     assert train(config, tmp_path) == {}  # it has ended
+    with pytest.raises(ValueError, match="4 steps are done, more than the 3 that are asked for"):
+        train(replace(config, steps=3), tmp_path)
+    assert read_config(tmp_path / "config.yaml")["steps"] == 10
     train(replace(config, patience=3, steps=5), tmp_path)  # with more patience it goes on
     assert log_of(tmp_path)[-1] == {"step": 5, "evaluation": {"PQ": 99.0}}
     best, last = weights(tmp_path / "best"), weights(tmp_path / "model")

@@ -19,7 +19,7 @@ from mask2former.serialization import from_dict
 from mask2former.structures import View
 from mask2former.training import trainer
 from mask2former.training.average import Average
-from mask2former.training.config import ScenesData, TrainConfig
+from mask2former.training.config import FolderData, ScenesData, TrainConfig
 from mask2former.training.evaluate import check_categories
 from mask2former.training.log import Log
 from mask2former.training.optimizer import OptimizerConfig
@@ -268,9 +268,16 @@ def test_rare_classes_are_not_repeated_where_nobody_knows_them(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ema": 1.5}, "ema: 1.5; choose at least 0 and at most 1"),
+        ({"ema": 1.5}, r"ema: 1\.5; choose a number of at least 0 and at most 0\.99"),
+        ({"ema": 1.0}, r"ema: 1\.0; choose"),
         ({"workers": -1}, "workers: -1"),
-        ({"loss": LossConfig(points=0)}, r"loss\.points: 0; choose at least 1"),
+        ({"loss": LossConfig(points=0)}, r"loss\.points: 0; choose a number of at least 1"),
+        ({"loss": LossConfig(class_weight=-2.0)}, r"loss\.class_weight: -2\.0"),
+        ({"optimizer": OptimizerConfig(rate=float("inf"))}, r"optimizer\.rate: inf"),
+        ({"optimizer": OptimizerConfig(rate=float("nan"))}, r"optimizer\.rate: nan"),
+        ({"optimizer": OptimizerConfig(weight_decay=-1.0)}, r"optimizer\.weight_decay: -1\.0"),
+        ({"view": TrainView(crop=(0, 64))}, r"view\.crop: 0"),
+        ({"data": FolderData(folder="any", limit=0)}, r"data\.limit: 0"),
         ({"optimizer": OptimizerConfig(clip_norm=0.0)}, r"optimizer\.clip_norm: 0\.0"),
         ({"view": TrainView(scale=(2.0, 0.5))}, r"view\.scale: \(2\.0, 0\.5\)"),
     ],

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mask2former.commands.loading import load_segmenter, require_positive
+from mask2former.commands.loading import load_segmenter, require_folder, require_positive
 from mask2former.commands.options import Evaluate, command_line
 from mask2former.commands.output import write_json
 from mask2former.commands.train import place, read_config
@@ -44,6 +44,7 @@ PER_CLASS = ("PQ", "AP", "boundary_AP", "cityscapes_AP", "IoU")
 def measure(options: Evaluate) -> dict[str, float]:
     """Evaluate, print the tables, write the files; returns the figures, in percent."""
     console = Console(highlight=False)
+    require_folder("--out", options.out)
     if options.submission is not None and options.out is None:
         raise ValueError(f"--submission {options.submission}: say with --out where to write it")
     if options.predictions is None:
@@ -137,6 +138,14 @@ def of_files(
         )
     federated = isinstance(dataset, FederatedDataset)
     limit = options.max_detections or (300 if federated else 100)
+    most = predictions.most_instances if "instance" in tasks else 0
+    if options.max_detections is None and most > limit:
+        console.print(
+            f"an image has {most} results: the best {limit} of each count, as in"
+            f" {'LVIS' if federated else 'COCO'}; --max-detections counts more",
+            markup=False,
+            soft_wrap=True,
+        )
     plain = not (groups or options.boundary or options.out or federated)
     if (
         plain
@@ -220,7 +229,8 @@ def training_data(options: Evaluate) -> FolderData | None:
     tree = read_config(written).get("data")
     if not isinstance(tree, dict) or place(tree.get("folder")) != place(options.data):
         return None
-    return from_dict(FolderData, tree, f"{written}: data")
+    kept = {key: tree[key] for key in ("folder", "train", "val", "holdout") if key in tree}
+    return from_dict(FolderData, kept, f"{written}: data")
 
 
 def richest_task(options: Evaluate, things_only: bool) -> Task | None:

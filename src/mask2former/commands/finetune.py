@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,20 +13,19 @@ from mask2former.commands.output import wide_console
 from mask2former.commands.train import (
     assignments,
     changed,
+    data_of,
     place,
+    prepare,
     read_config,
     run,
-    set_value,
 )
 from mask2former.presets.finetune import GIVEN, Choice, Wishes, plan
-from mask2former.serialization import from_dict, to_dict
-from mask2former.training.config import FolderData
+from mask2former.serialization import to_dict
 
 
 def finetune(options: Finetune) -> None:
     """Choose, print the choices, train; or go on with what the folder's training was begun with."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    prepare(options)
     written = options.out / "config.yaml"
     if written.exists():  # another machine, or a fuller one, would choose otherwise
         tree, source = read_config(written), str(written)
@@ -51,15 +49,6 @@ def finetune(options: Finetune) -> None:
     config = changed(tree, source, options)
     if not options.plan_only:
         run(config, options.out)
-
-
-def data_of(options: Finetune) -> FolderData:
-    """The data set as --data and --set data.KEY=VALUE say: it is looked at before all else."""
-    tree: dict[str, Any] = {"data": {"folder": options.data}}
-    for key, value in assignments(options):
-        if key.startswith("data."):
-            set_value(tree, key, value)
-    return from_dict(FolderData, tree["data"], "config.data")
 
 
 def check_same(tree: dict[str, Any], options: Finetune) -> None:

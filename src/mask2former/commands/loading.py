@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -48,6 +49,12 @@ def require_positive(option: str, value: int | None) -> None:
     """ValueError if an option that was given is below 1."""
     if value is not None and value < 1:
         raise ValueError(f"{option} {value}: must be at least 1")
+
+
+def require_folder(option: str, path: Path | None) -> None:
+    """ValueError if an option that names a folder to write to was given a file."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"{option} {path}: is a file; name a folder, which need not exist")
 
 
 def class_names(text: str | None) -> str | tuple[str, ...] | None:

@@ -13,8 +13,10 @@ import yaml
 from rich.console import Console
 
 from mask2former.commands.data import quick_check
+from mask2former.commands.loading import require_folder, require_positive
 from mask2former.commands.options import Finetune, Train
 from mask2former.presets import find_preset
+from mask2former.presets.custom import custom
 from mask2former.serialization import from_dict, to_dict
 from mask2former.training.config import FolderData, TrainConfig
 from mask2former.training.log import summary
@@ -24,9 +26,16 @@ from mask2former.training.trainer import train
 
 def run_training(options: Train) -> None:
     """Train, and say where the weights are and what they are worth."""
+    prepare(options)
+    run(build_config(options), options.out)
+
+
+def prepare(options: Train | Finetune) -> None:
+    """What is looked at and set before all else."""
+    require_folder("--out", options.out)
+    require_positive("--threads", options.threads)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    run(build_config(options), options.out)
 
 
 def run(config: TrainConfig, out: Path) -> None:
@@ -124,7 +133,18 @@ def _base(options: Train) -> tuple[dict[str, Any], str]:
         )
     if options.data is None and not draws:
         raise ValueError(f"--preset {preset}: give the data set's folder, too, with --data")
+    if make is custom:  # it looks at the data set
+        return to_dict(custom(data_of(options))), "config"
     return to_dict(make(options.data or "")), "config"
+
+
+def data_of(options: Train | Finetune) -> FolderData:
+    """The data set as --data and --set data.KEY=VALUE say."""
+    tree: dict[str, Any] = {"data": {"folder": options.data}}
+    for key, value in assignments(options):
+        if key.startswith("data."):
+            set_value(tree, key, value)
+    return from_dict(FolderData, tree["data"], "config.data")
 
 
 def starts_from_nothing(config: TrainConfig) -> bool:

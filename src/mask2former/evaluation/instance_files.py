@@ -89,6 +89,13 @@ def _check_result(
                 f"{name}: {field} {result[field]!r} is not in {gt_json}; score it against the file"
                 " it was predicted for"
             )
+    mask, image = result["segmentation"], images[result["image_id"]]
+    if isinstance(mask, dict) and mask.get("size") != [image["height"], image["width"]]:
+        raise ValueError(
+            f"{name}: its mask measures {mask.get('size')}, its image"
+            f" [{image['height']}, {image['width']}]; score it against the split it was predicted"
+            " for, with masks of the images' size"
+        )
 
 
 def _match(

@@ -43,6 +43,7 @@ class Predictions(Protocol):
     """Results by image."""
 
     tasks: tuple[Task, ...]
+    most_instances: int  # of an image
 
     def result(self, image_id: int | str, name: str, size: Size) -> Segmentation:
         """Of the image of this id, file name and size (H, W).
@@ -91,6 +92,7 @@ class OwnFolder:
             )
         self.categories = categories
         self.tasks = self.results.tasks
+        self.most_instances = self.results.most_instances
         self.places: dict[str, int] = {}
         for place, record in enumerate(self.results.images):
             name = _base(record["file_name"])
@@ -114,6 +116,7 @@ class LabelMaps:
     """A folder of PNGs, each with the stem of its image, alone or followed by more after "_"."""
 
     tasks: tuple[Task, ...] = ("semantic",)
+    most_instances = 0
 
     def __init__(self, folder: Path, categories: tuple[Category, ...], values: Values) -> None:
         self.folder, self.categories = folder, categories
@@ -163,6 +166,7 @@ class CocoResults:
             _check(record, ("image_id", "category_id", "segmentation", "score"), name)
             _label(record, self.label_of, name)
             self.of_image.setdefault(record["image_id"], []).append((name, record))
+        self.most_instances = max(map(len, self.of_image.values()), default=0)
         self._asked: set[int | str] = set()
 
     def check_all_asked(self) -> None:
@@ -195,6 +199,7 @@ class CocoPanopticResults:
     """COCO's panoptic JSON; its PNGs lie in the folder of its name, in panoptic/ or beside it."""
 
     tasks: tuple[Task, ...] = ("panoptic",)
+    most_instances = 0
 
     def __init__(
         self, path: Path, annotations: list[Any], categories: tuple[Category, ...]

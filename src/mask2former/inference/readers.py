@@ -62,6 +62,7 @@ class Results:
                     )
                 self._label(result, f"{self.folder / 'instances.json'}: result {index}")
                 self._results[result["image_id"]].append({**result, "index": index})
+        self.most_instances = max(map(len, self._results.values()), default=0)
         rows = []
         if (self.folder / "panoptic.json").exists():
             rows = self._rows("panoptic.json", ("image_id", "file_name", "segments_info"))

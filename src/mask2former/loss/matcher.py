@@ -157,6 +157,6 @@ def non_finite(term: str, where: str, name: str, prediction: Prediction, image: 
     bad = [source for source, x in sources.items() if not x[image].isfinite().all()]
     return (
         f"{name}: the {term} cost of {where} is not finite ({', '.join(bad) or 'overflow'}). "
-        "Lower the learning rate, train with bf16 or 32-bit precision instead of fp16, and check "
-        "that the image itself is finite."
+        "Begin again in another folder with a lower learning rate, more steps of warm-up, or bf16 "
+        "or 32-bit precision if it was fp16, and check that the image itself is finite."
     )

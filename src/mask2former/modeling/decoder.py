@@ -40,6 +40,11 @@ class DecoderConfig:
     anchored_masks: bool = False  # their masks begin around their cell; wants `mask_positions`
     position_period: float | None = None  # pixels; see `position_encoding.sine_2d`
 
+    def __post_init__(self) -> None:
+        """ValueError if the heads cannot share the channels."""
+        if self.heads < 1 or self.channels % self.heads:
+            raise ValueError(f"decoder: {self.heads} heads cannot share {self.channels} channels")
+
 
 class Attention(nn.Module):
     """Multi-head attention with residual and norm after it."""

@@ -30,6 +30,13 @@ class PixelDecoderConfig:
     position_period: float | None = None  # pixels; None: relative to the canvas, as in the paper
     mask_positions: bool = False  # add positions to the mask features, for `anchored_masks`
 
+    def __post_init__(self) -> None:
+        """ValueError if the heads cannot share the channels."""
+        if self.heads < 1 or self.channels % self.heads:
+            raise ValueError(
+                f"pixel_decoder: {self.heads} heads cannot share {self.channels} channels"
+            )
+
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention over all scales, then a feed-forward network; post-norm."""

@@ -14,13 +14,15 @@ from mask2former.structures import View
 from mask2former.training.config import FolderData, TrainConfig
 
 
-def custom(folder: str) -> TrainConfig:
-    """`folder` is in any format that `open_dataset` knows; see `FolderData` on splits.
+def custom(data: str | FolderData) -> TrainConfig:
+    """`data`, or its folder, is in any format that `open_dataset` knows; `FolderData` tells of
+    splits.
 
     Things are found by queries from cells. Where there are none, or the annotation is semantic,
     every class is one region of an image, and learnt queries do.
     """
-    dataset = FolderData(folder=folder).open_train()
+    data = FolderData(folder=data) if isinstance(data, str) else data
+    dataset = data.open_train()
     categories = dataset.categories
     stuff = sum(not category.is_thing for category in categories)
     if has_regions_alone(dataset):
@@ -35,7 +37,7 @@ def custom(folder: str) -> TrainConfig:
     )
     return TrainConfig(
         model=compact_model(categories, view, queries=queries, selected_share=selected_share),
-        data=FolderData(folder=folder),
+        data=data,
         view=TrainView(
             size=384,
             scale=(0.5, 2.0),

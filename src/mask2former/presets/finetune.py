@@ -59,6 +59,13 @@ class Wishes:
     steps: int | None = None
     rate: float | None = None
 
+    def __post_init__(self) -> None:
+        """ValueError if one is below what is possible."""
+        for name in ("size", "batch_size", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value}; choose at least 1")
+
 
 def finetune(folder: str, model: str) -> TrainConfig:
     """A training on `folder` that starts from `model`: a name or a path, of any format."""

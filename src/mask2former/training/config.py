@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from mask2former.data.dataset import Dataset, First
@@ -120,23 +121,34 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "num_nodes", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; choose at least 1")
+        limit = self.data.limit if isinstance(self.data, FolderData) else None
         for place, value, low, high in (
             ("workers", self.workers, 0, None),
             ("seed", self.seed, 0, None),
             ("evaluate_every", self.evaluate_every, 0, None),
             ("patience", self.patience, 0, None),
             ("repeat_threshold", self.repeat_threshold, 0, 1),
-            ("ema", self.ema, 0, 1),
+            ("ema", self.ema, 0, 0.999999),
             ("loss.points", self.loss.points, 1, None),
             ("loss.oversample", self.loss.oversample, 1, None),
             ("loss.importance", self.loss.importance, 0, 1),
             ("optimizer.rate", self.optimizer.rate, 0, None),
             ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0, None),
+            ("optimizer.weight_decay", self.optimizer.weight_decay, 0, None),
+            ("loss.class_weight", self.loss.class_weight, 0, None),
+            ("loss.mask_weight", self.loss.mask_weight, 0, None),
+            ("loss.dice_weight", self.loss.dice_weight, 0, None),
+            ("loss.cell_weight", self.loss.cell_weight, 0, None),
             ("view.size", self.view.size, 1, None),
+            ("view.crop", min(self.view.crop), 1, None),
+            ("model.view.shortest_side", self.model.view.shortest_side, 1, None),
+            ("model.view.longest_side", self.model.view.longest_side, 1, None),
+            ("model.decoder.layers", self.model.decoder.layers, 1, None),
+            ("data.limit", 1 if limit is None else limit, 1, None),
         ):
-            if value < low or (high is not None and value > high):
+            if not low <= value < inf or (high is not None and value > high):
                 most = "" if high is None else f" and at most {high}"
-                raise ValueError(f"{place}: {value}; choose at least {low}{most}")
+                raise ValueError(f"{place}: {value}; choose a number of at least {low}{most}")
         if self.optimizer.clip_norm <= 0:
             raise ValueError(f"optimizer.clip_norm: {self.optimizer.clip_norm}; choose above 0")
         if not 0 < self.view.scale[0] <= self.view.scale[1]:

@@ -17,7 +17,7 @@ def freeze(model: Mask2Former, parts: Sequence[str]) -> None:
 
     A part is "backbone", "backbone.stem", "backbone.stage1" .. "backbone.stage4", or the name of
     any module or parameter, as "pixel_decoder" or "decoder.query_features".
-    ValueError names a part that the model has not.
+    ValueError names a part that the model has not, or says that nothing would be left to train.
     """
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     for part in parts:
@@ -34,6 +34,8 @@ def freeze(model: Mask2Former, parts: Sequence[str]) -> None:
                     f"freeze: the model has no part {part!r}"
                     + (f"; did you mean {near[0]!r}?" if near else "")
                 )
+    if parts and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"freeze: {', '.join(parts)} leave nothing to train; name fewer parts")
 
 
 def _names(part: str, model: Mask2Former) -> list[str]:

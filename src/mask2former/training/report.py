@@ -27,6 +27,7 @@ from mask2former.training.environment import environment, model_facts
 from mask2former.training.examine import Examination, Findings
 from mask2former.training.log import replace_text
 from mask2former.training.page import Section
+from mask2former.training.state import Best
 
 REPORT, EVALUATION = "report.html", "evaluation.json"
 
@@ -61,6 +62,15 @@ class Run:
     def done(self) -> int:
         """Steps."""
         return int(self.curves["loss"][-1][0]) + 1 if self.curves.get("loss") else 0
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether it is as many evaluations past its best as its patience allows."""
+        patience: int = self.config.get("patience", 0)
+        best = Best()
+        for step, figures in self.evaluations if patience else ():
+            best.update(figures, step, self.config.get("metric"))
+        return 0 < patience <= best.since
 
 
 def report_evaluation(
@@ -230,14 +240,19 @@ def _training_lead(run: Run) -> str:
     seconds = sum(value for _, value in run.curves.get("seconds", ()))
     parts = [f"{run.done:,} of {steps:,} steps of {batch} images"]
     parts.append(f"{duration(seconds)} of training, evaluations aside")
-    if run.done < steps and run.curves.get("seconds"):
+    if run.gave_up:
+        parts.append(
+            f"ended early, after {run.config['patience']} evaluations without a better one"
+        )
+    elif run.done < steps and run.curves.get("seconds"):
         recent = statistics.median(value for _, value in run.curves["seconds"][-200:])
         parts.append(f"about {duration(recent * (steps - run.done))} to go")
     if run.last is not None:
         parts += [f"{run.last.model['parameters']} parameters", run.last.environment["device"]]
     share = 100 * run.done / steps
     told = html.escape(" · ".join(parts))
-    bar = f'<div class="progress" style="--share:{share:.1f}%"></div>' if share < 100 else ""
+    under_way = share < 100 and not run.gave_up
+    bar = f'<div class="progress" style="--share:{share:.1f}%"></div>' if under_way else ""
     return f'<p class="lead">{told}<br>Written {now()}.</p>{bar}'
 
 

@@ -40,7 +40,11 @@ class Best:
             return False
         if self.metric not in figures:
             totals = [name for name in figures if "/" not in name]
-            raise ValueError(f"metric: {self.metric!r} was not measured, only {', '.join(totals)}")
+            raise ValueError(
+                f"metric: {self.metric!r} was not measured, only {', '.join(totals)}; the steps"
+                " that are done are saved, and go on with one of these, as in --set"
+                f" metric={totals[0]}"
+            )
         value = figures[self.metric]
         if self.value is not None and value <= self.value:
             self.since += 1

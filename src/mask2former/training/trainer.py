@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from math import isfinite
 from pathlib import Path
 from signal import SIGTERM
@@ -90,6 +91,11 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     state = State(fabric, config, model, optimizer)
     if saved is not None:
         state.restore(saved)
+        if state.step > config.steps:
+            raise ValueError(
+                f"{folder}: {state.step} steps are done, more than the {config.steps} that are"
+                " asked for; give as many steps or more, or train into another folder"
+            )
         console.print(f"resuming at step {state.step} of {config.steps}")
     console.print(description(config, fabric, model, dataset, validation))
 
@@ -108,7 +114,13 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     )
     figures: dict[str, float] = {}
     log = Log(folder if fabric.is_global_zero else None, state.step, state.evaluated)
-    with log, Signals() as signals, progress_bar(console) as progress, explained(config, ranks):
+    with (
+        log,
+        closing(loader),
+        Signals() as signals,
+        progress_bar(console) as progress,
+        explained(config, ranks),
+    ):
         if fabric.is_global_zero:
             log.loggers = open_loggers(config, folder, state.step)
         bar = progress.add_task("training", total=config.steps, completed=state.step, note="")
@@ -131,7 +143,13 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
                 if state.best.update(figures, state.step, config.metric) and rank == 0:
                     save_model(weights, folder / BEST)
                 state.save(folder)
-            if state.step >= config.steps or 0 < config.patience <= state.best.since:
+            if state.step >= config.steps:
+                break
+            if 0 < config.patience <= state.best.since:
+                progress.print(
+                    f"ended after step {state.step}: {state.best.since} evaluations without a"
+                    f" better {state.best.metric} (patience)"
+                )
                 break
 
             step, started = state.step, time.perf_counter()
@@ -268,8 +286,9 @@ def not_finite(step: int, terms: Tensor, pieces: list[Batch]) -> str:
     bad = [name for name, value in zip(TERMS, terms.tolist(), strict=True) if not isfinite(value)]
     names = ", ".join(name for piece in pieces for name in piece.names)
     return (
-        f"step {step}: {', '.join(bad)} not finite, with the images {names}; lower optimizer.rate,"
-        " or train with bf16-mixed or 32-true. The last checkpoint is without fault"
+        f"step {step}: {', '.join(bad)} not finite, with the images {names}; begin again in another"
+        " folder, with a lower optimizer.rate, with more optimizer.warmup_steps, or with precision"
+        " bf16-mixed or 32-true if it was 16-mixed"
     )
 
 
