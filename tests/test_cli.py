@@ -672,6 +672,21 @@ def test_finetune_says_what_it_chose_and_goes_on(
     assert "--size 64" in capsys.readouterr().err
 
 
+def test_finetune_plans_for_what_is_set(
+    data: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["finetune", "--data", str(data), "--model", model, "--out", str(tmp_path / "run")]
+    for option in (["--steps", "70"], ["--set", "steps=70"]):
+        assert main([*words, "--plan-only", *option]) == 0
+        rows = [line.split("│") for line in capsys.readouterr().out.splitlines()]
+        (steps,) = (
+            [cell.strip() for cell in row] for row in rows if row[1:2] == [" steps          "]
+        )
+        assert steps[2:4] == ["70", "it was given"]
+    assert main([*words, "--plan-only", "--set", "steps=many"]) == FAULT
+    assert "steps: expected int" in capsys.readouterr().err
+
+
 def test_finetune_looks_at_the_splits_that_are_set(
     data: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,9 +95,14 @@ def test_what_does_not_count_is_told(
     words = ("--predictions", str(many), "--data", str(data))
     measured(tmp_path, *words)
     printed = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"an image has 1\d\d results: the best 100 of each count, as in COCO", printed)
+    assert re.search(r"an image has 1\d\d results of one class: the best 100 count", printed)
     measured(tmp_path, *words, "--max-detections", "300")
-    assert "results: the best" not in capsys.readouterr().out
+    assert "the best" not in capsys.readouterr().out
+    other = next(r for r in results if r["category_id"] != results[0]["category_id"])
+    other = {**other, "image_id": results[0]["image_id"]}
+    many.write_text(json.dumps(80 * results[:1] + 80 * [other]))
+    measured(tmp_path, *words)  # that is 160, but of each class no more than 80
+    assert "the best" not in capsys.readouterr().out
 
 
 def test_more_measures(answers: tuple[Path, dict[str, float]], data: Path, tmp_path: Path) -> None:
@@ -136,6 +141,14 @@ def test_without_a_split_to_validate_on_it_is_what_trainings_hold_out(
     printed = " ".join(capsys.readouterr().out.split())
     assert "one image in 2, which a training with data.holdout=2 holds out, as this" in printed
     assert others["PQ"] != held_out["PQ"]
+    # One that was validated on others is measured on these.
+    config = to_dict(TrainConfig(model=tiny.CONFIG, data=replace(trained_on, val="train")))
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(config))
+    assert measured(tmp_path, "--model", str(model), *words[2:]) == figures
+    assert "measured on 'train', which this model's training" in capsys.readouterr().out
+    # Of another program's file beside it nothing is made.
+    (tmp_path / "run" / "config.yaml").write_text("- 1")
+    assert measured(tmp_path, "--model", str(model), *words[2:]) == held_out
     # Files that others made are scored whole.
     results = ["--predictions", str(answers[0]), "--data", str(tmp_path / "lone")]
     assert measured(tmp_path, *results)["PQ"] == pytest.approx(figures["PQ"])

@@ -126,13 +126,23 @@ def mask_logits(
         and onednn.outruns_mkl()
         and pixels.is_contiguous()  # channels last
     ):
-        # As of a linear layer whose weights are the features.
-        images = [onednn.linear(e, p, None) for e, p in zip(embeddings, pixels, strict=True)]
-        logits = images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images)
+        logits = of_each_image(embeddings, pixels)
     else:
         logits = embeddings @ features.flatten(2)
     maps: Tensor = logits.unflatten(2, features.shape[2:])
     return maps
+
+
+def of_each_image(
+    embeddings: Float[Tensor, "B Q C"], pixels: Float[Tensor, "B S C"]
+) -> Float[Tensor, "B Q S"]:
+    """The products as those of linear layers whose weights are the pixels."""
+    if len(embeddings) == 1:
+        return onednn.linear(embeddings[0], pixels[0], None).unsqueeze(0)
+    out = embeddings.new_empty(*embeddings.shape[:2], pixels.shape[1])
+    for image, rows, place in zip(embeddings, pixels, out, strict=True):
+        place.copy_(onednn.linear(image, rows, None))
+    return out
 
 
 @dataclass(kw_only=True)  # not frozen: Fabric rebuilds what a wrapped model returns

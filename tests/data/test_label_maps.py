@@ -237,11 +237,10 @@ def test_folders_of_other_formats_are_none(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-@pytest.mark.data
 @pytest.mark.parametrize(
     ("mask", "reason"),
     [
-        ("masks/a.jpg", r"masks/a\.jpg blurs the numbers of its classes.*as PNG"),
+        ("masks/a.jpg", r"masks/a\.jpg is no file that keeps numbers of classes: .* as PNG"),
         ("masks/mask_a.png", r"no mask in .*\(mask_a\.png, a\.jpg\): name each mask as its image"),
     ],
 )
@@ -257,6 +256,7 @@ def test_what_is_almost_a_layout(
         open_dataset(zipped(folder) if as_zip else folder)
 
 
+@pytest.mark.data
 def test_maps_of_coco_hold_ids(shared: Path) -> None:
     """A class list by name: the values are the ids of its classes."""
     from mask2former.data.class_lists import class_list

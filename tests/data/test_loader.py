@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 import warnings
 from collections import Counter
 from contextlib import closing
@@ -81,23 +82,36 @@ class Broken(Squares):
         raise ValueError(f"square {index}: cannot be read")
 
 
-@pytest.mark.parametrize("dataset", [Squares(), Broken()])
-def test_workers_end_with_whoever_reads_from_them(dataset: Squares) -> None:
+class Slow(Squares):
+    def __getitem__(self, index: int) -> Sample:
+        if index != 0:
+            time.sleep(600)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("dataset", [Squares(), Broken(), Slow()])
+def test_workers_end_with_whoever_reads_from_them(
+    dataset: Squares, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They ignore signals, and a program waits for its processes before it ends."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # its patience
     source = Stream(dataset, VIEW, View(mean=(0.0, 0.0, 0.0), std=(255.0,) * 3), 0)
     loader = batches(source, batch_size=1, first=0, last=10**9, workers=2)
     raised = None
     try:
         with closing(loader):
-            next(loader)
             workers = multiprocessing.active_children()
             assert len(workers) == 2
+            if not isinstance(dataset, Slow):
+                next(loader)
             raise ValueError("something else")
     except ValueError as error:
         raised = error  # its traceback holds on to all that was there
     assert raised is not None
     assert ("square" in str(raised)) == isinstance(dataset, Broken)
-    assert not multiprocessing.active_children()
+    for worker in workers:
+        worker.join(10)
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_a_view_depends_on_seed_and_number_alone() -> None:

@@ -243,8 +243,10 @@ def test_best_goes_by_the_first_metric_that_is_measured() -> None:
     assert best.update({"mIoU": 9.0, "AP": 6.0}, 30, None)
     assert (best.step, best.since) == (30, 0)
     assert Best().update({"mIoU": 1.0, "AP": 5.0}, 1, "mIoU")
-    with pytest.raises(ValueError, match=r"'PQ' was not measured, only mIoU;.*--set metric=mIoU"):
+    with pytest.raises(ValueError, match=r"'PQ' was not measured, only mIoU;.*--set metric="):
         Best().update({"mIoU": 1.0, "IoU/cat": 5.0}, 1, "PQ")
+    with pytest.raises(ValueError, match="'PQ' was not measured, only nothing"):
+        Best().update({}, 1, "PQ")
     assert not Best().update({}, 1, None)
 
 
@@ -268,6 +270,7 @@ def test_it_ends_when_nothing_gets_better(
         train(replace(config, steps=3), tmp_path)
     assert read_config(tmp_path / "config.yaml")["steps"] == 10
     train(replace(config, patience=3, steps=5), tmp_path)  # with more patience it goes on
+    assert "ended early" not in (tmp_path / "report.html").read_text()
     assert log_of(tmp_path)[-1] == {"step": 5, "evaluation": {"PQ": 99.0}}
     best, last = weights(tmp_path / "best"), weights(tmp_path / "model")
     assert all(torch.equal(best[name], last[name]) for name in best)

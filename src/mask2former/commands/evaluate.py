@@ -27,10 +27,11 @@ from mask2former.inference.submission import open_submission
 from mask2former.segmenter import Augmentation
 from mask2former.serialization import from_dict
 from mask2former.structures import Category, Sample, Segmentation, Task, class_names
-from mask2former.training.config import FolderData
+from mask2former.training.config import FolderData, TrainConfig
 from mask2former.training.evaluate import FederatedDataset, OnImage, evaluate, measure_results
 from mask2former.training.examine import Examination
 from mask2former.training.report import record_of, write_evaluation
+from mask2former.training.state import BEST, LAST
 
 HEADLINES = (
     *("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"),
@@ -138,11 +139,11 @@ def of_files(
         )
     federated = isinstance(dataset, FederatedDataset)
     limit = options.max_detections or (300 if federated else 100)
-    most = predictions.most_instances if "instance" in tasks else 0
-    if options.max_detections is None and most > limit:
+    most = predictions.most_instances if federated else predictions.most_of_a_class
+    if options.max_detections is None and "instance" in tasks and most > limit:
         console.print(
-            f"an image has {most} results: the best {limit} of each count, as in"
-            f" {'LVIS' if federated else 'COCO'}; --max-detections counts more",
+            f"an image has {most} results{'' if federated else ' of one class'}: the best {limit}"
+            f" count, as in {'LVIS' if federated else 'COCO'}; --max-detections counts more",
             markup=False,
             soft_wrap=True,
         )
@@ -203,14 +204,22 @@ def open_data(options: Evaluate, things_only: bool, console: Console | None = No
     """
     if options.data == "scenes" and not Path(options.data).exists():
         return Scenes(length=options.count, seed=options.seed)
+    data = FolderData(folder=options.data, task=richest_task(options, things_only))
     training = training_data(options)
-    data = training or FolderData(folder=options.data)
-    data = replace(data, task=richest_task(options, things_only), limit=None)
+    if training is not None:
+        data = replace(data, train=training.train, holdout=training.holdout, format=training.format)
     shared = data.divided if options.split in (data.val, "all") else None
-    if shared is None:
-        return open_dataset(options.data, options.split, task=data.task)
-    if console is None or options.split == "all":
-        return open_dataset(options.data, shared, task=data.task)
+    if shared is None or console is None or options.split == "all":
+        name = options.split if shared is None else shared
+        return open_dataset(options.data, name, task=data.task, format=data.format)
+    if training is not None and (training.divided is None or training.train == training.val):
+        console.print(
+            f"no split {data.val!r}: measured on {training.val!r}, which this model's training was"
+            " validated on",
+            markup=False,
+            soft_wrap=True,
+        )
+        return replace(training, task=data.task, limit=None).open_val()
     known = "" if training is None else ", as this model's did"
     console.print(
         f"no split {data.val!r}: measured on one image in {data.holdout}, which a training with"
@@ -223,14 +232,17 @@ def open_data(options: Evaluate, things_only: bool, console: Console | None = No
 
 def training_data(options: Evaluate) -> FolderData | None:
     """What the model's training was on, if that is this data set, and the run's config is there."""
-    written = Path(options.model).parent / "config.yaml"
-    if options.predictions is not None or not written.is_file():
+    model = Path(options.model)
+    written = model.parent / "config.yaml"
+    if options.predictions is not None or model.name not in (LAST, BEST) or not written.is_file():
         return None
-    tree = read_config(written).get("data")
-    if not isinstance(tree, dict) or place(tree.get("folder")) != place(options.data):
+    try:
+        data = from_dict(TrainConfig, read_config(written), str(written)).data
+    except ValueError:  # another program's, or another version's: it tells nothing then
         return None
-    kept = {key: tree[key] for key in ("folder", "train", "val", "holdout") if key in tree}
-    return from_dict(FolderData, kept, f"{written}: data")
+    if isinstance(data, FolderData) and place(data.folder) == place(options.data):
+        return data
+    return None
 
 
 def richest_task(options: Evaluate, things_only: bool) -> Task | None:

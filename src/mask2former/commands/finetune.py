@@ -20,7 +20,7 @@ from mask2former.commands.train import (
     run,
 )
 from mask2former.presets.finetune import GIVEN, Choice, Wishes, plan
-from mask2former.serialization import to_dict
+from mask2former.serialization import from_dict, to_dict
 
 
 def finetune(options: Finetune) -> None:
@@ -32,16 +32,18 @@ def finetune(options: Finetune) -> None:
         check_same(tree, options)
         Console(highlight=False, markup=False, soft_wrap=True).print(f"settings: {written}")
     else:
-        wishes = Wishes(
-            size=options.size,
-            batch_size=options.batch_size,
-            steps=options.steps,
-            rate=options.rate,
-        )
+        set_ones = dict(assignments(options))
+        wished = {
+            "size": options.size,
+            "batch_size": set_ones.get("batch_size"),
+            "steps": set_ones.get("steps"),
+            "rate": set_ones.get("optimizer.rate"),
+        }
+        wishes = from_dict(Wishes, wished)
         planned = plan(data_of(options), options.model, wishes)
         given = (
             Choice(what=key, value=str(value), reason=GIVEN)
-            for key, value in assignments(options)
+            for key, value in set_ones.items()
             if key not in ("steps", "batch_size", "optimizer.rate")  # the plan has these
         )
         show((*planned.choices, *given))

@@ -187,8 +187,8 @@ class Evaluate:
     group_by: Annotated[str | None, arg(metavar="FIELD", help_behavior_hint="")] = None
     """Also measure each kind of image alone: a field of 'images' in the annotation file."""
     max_detections: Count = None
-    """Most instances that count for an image. If left out, as the model's config says; of files
-    100, as in COCO, or LVIS's 300."""
+    """Most instances that count for an image. If left out, as the model's config says; of files 100
+    of each class, as in COCO, or LVIS's 300."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "float32"

@@ -142,7 +142,7 @@ def data_of(options: Train | Finetune) -> FolderData:
     """The data set as --data and --set data.KEY=VALUE say."""
     tree: dict[str, Any] = {"data": {"folder": options.data}}
     for key, value in assignments(options):
-        if key.startswith("data."):
+        if key.startswith("data.") and (key, value) != ("data.type", "FolderData"):
             set_value(tree, key, value)
     return from_dict(FolderData, tree["data"], "config.data")
 

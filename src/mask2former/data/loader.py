@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,6 +126,31 @@ def collate(examples: list[Example], divisor: int) -> Batch:
     )
 
 
+class Batches(Iterator[Batch]):
+    """What a `DataLoader` makes. Close it where it is not read to its end: its workers end, too.
+
+    An error's traceback holds on to the loader, so that they would live on; and at the end of the
+    program multiprocessing sends them a signal, which they ignore, and waits for them.
+    """
+
+    def __init__(self, loader: DataLoader[Example]) -> None:
+        """Workers begin at once: whoever reads may have threads later, which do not fork well."""
+        self._iterator: Any = iter(loader)
+
+    def __next__(self) -> Batch:
+        batch: Batch = next(self._iterator)
+        return batch
+
+    def close(self) -> None:
+        end = getattr(self._iterator, "_shutdown_workers", None)
+        if end is None:  # without workers
+            return
+        end()  # waits some seconds for each
+        for worker in self._iterator._workers:
+            if worker.is_alive():
+                worker.kill()
+
+
 def batches(
     stream: Stream,
     *,
@@ -134,11 +160,8 @@ def batches(
     workers: int,
     rank: int = 0,
     ranks: int = 1,
-) -> Generator[Batch, None, None]:
-    """The batches of the steps `first` .. `last` - 1; `batch_size` images a rank.
-
-    Close it where it is not read to its end: its workers then end, too.
-    """
+) -> Batches:
+    """The batches of the steps `first` .. `last` - 1; `batch_size` images a rank."""
     indices = (
         [(step * ranks + rank) * batch_size + i for i in range(batch_size)]
         for step in range(first, last)
@@ -153,21 +176,13 @@ def batches(
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
-    iterator = iter(loader)
-    try:
-        yield from iterator
-    finally:
-        # Nothing else ends them for certain: an error's traceback holds the iterator, and at the
-        # end of the program multiprocessing sends a signal, which they ignore, and waits.
-        end = getattr(iterator, "_shutdown_workers", None)
-        if end is not None:
-            end()
+    return Batches(loader)
 
 
 def _ignore_signals(worker: int) -> None:
     """A terminal or a cluster signals all processes; the training that reads from this one decides.
 
-    A worker ends when it is told to through its queue, or finds its parent gone.
+    A worker ends when it is told to through its queue (`Batches.close`), or finds its parent gone.
     """
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
         signal.signal(number, signal.SIG_IGN)

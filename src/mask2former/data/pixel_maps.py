@@ -218,10 +218,7 @@ def why_no_pairs(images: AnyPath, masks: AnyPath) -> str | None:
     if image is None or mask is None or holds_pairs(images, masks):
         return None
     if mask.suffix.lower() not in MAP_SUFFIXES:
-        return (
-            f"{mask} blurs the numbers of its classes, as files of its kind do: export the masks"
-            " again, as PNG"
-        )
+        return f"{mask} is no file that keeps numbers of classes: export the masks again, as PNG"
     return (
         f"no mask in {masks} has the stem of an image in {images} ({mask.name}, {image.name}):"
         " name each mask as its image"

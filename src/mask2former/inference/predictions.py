@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from mask2former.inference.readers import Results, read_png
+from mask2former.inference.readers import Results, most_at_once, read_png
 from mask2former.masks import (
     box_of_mask,
     check_polygons,
@@ -44,6 +44,7 @@ class Predictions(Protocol):
 
     tasks: tuple[Task, ...]
     most_instances: int  # of an image
+    most_of_a_class: int  # of an image
 
     def result(self, image_id: int | str, name: str, size: Size) -> Segmentation:
         """Of the image of this id, file name and size (H, W).
@@ -93,6 +94,7 @@ class OwnFolder:
         self.categories = categories
         self.tasks = self.results.tasks
         self.most_instances = self.results.most_instances
+        self.most_of_a_class = self.results.most_of_a_class
         self.places: dict[str, int] = {}
         for place, record in enumerate(self.results.images):
             name = _base(record["file_name"])
@@ -116,7 +118,7 @@ class LabelMaps:
     """A folder of PNGs, each with the stem of its image, alone or followed by more after "_"."""
 
     tasks: tuple[Task, ...] = ("semantic",)
-    most_instances = 0
+    most_instances = most_of_a_class = 0
 
     def __init__(self, folder: Path, categories: tuple[Category, ...], values: Values) -> None:
         self.folder, self.categories = folder, categories
@@ -166,7 +168,7 @@ class CocoResults:
             _check(record, ("image_id", "category_id", "segmentation", "score"), name)
             _label(record, self.label_of, name)
             self.of_image.setdefault(record["image_id"], []).append((name, record))
-        self.most_instances = max(map(len, self.of_image.values()), default=0)
+        self.most_instances, self.most_of_a_class = most_at_once(records)
         self._asked: set[int | str] = set()
 
     def check_all_asked(self) -> None:
@@ -199,7 +201,7 @@ class CocoPanopticResults:
     """COCO's panoptic JSON; its PNGs lie in the folder of its name, in panoptic/ or beside it."""
 
     tasks: tuple[Task, ...] = ("panoptic",)
-    most_instances = 0
+    most_instances = most_of_a_class = 0
 
     def __init__(
         self, path: Path, annotations: list[Any], categories: tuple[Category, ...]

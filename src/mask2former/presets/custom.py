@@ -14,14 +14,13 @@ from mask2former.structures import View
 from mask2former.training.config import FolderData, TrainConfig
 
 
-def custom(data: str | FolderData) -> TrainConfig:
-    """`data`, or its folder, is in any format that `open_dataset` knows; `FolderData` tells of
-    splits.
+def custom(folder: str | FolderData) -> TrainConfig:
+    """`folder` is in any format that `open_dataset` knows; see `FolderData` on splits.
 
     Things are found by queries from cells. Where there are none, or the annotation is semantic,
     every class is one region of an image, and learnt queries do.
     """
-    data = FolderData(folder=data) if isinstance(data, str) else data
+    data = FolderData(folder=folder) if isinstance(folder, str) else folder
     dataset = data.open_train()
     categories = dataset.categories
     stuff = sum(not category.is_thing for category in categories)

@@ -11,7 +11,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from mask2former.training.environment import environment, model_facts
 from mask2former.training.examine import Examination, Findings
 from mask2former.training.log import replace_text
 from mask2former.training.page import Section
-from mask2former.training.state import Best
 
 REPORT, EVALUATION = "report.html", "evaluation.json"
 
@@ -42,6 +41,7 @@ class Evaluation:
     train_images: int
     model: dict[str, str]  # label and text
     environment: dict[str, str]
+    gave_up: bool = False  # the training then ended, for nothing had got better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +65,8 @@ class Run:
 
     @property
     def gave_up(self) -> bool:
-        """Whether it is as many evaluations past its best as its patience allows."""
-        patience: int = self.config.get("patience", 0)
-        best = Best()
-        for step, figures in self.evaluations if patience else ():
-            best.update(figures, step, self.config.get("metric"))
-        return 0 < patience <= best.since
+        """Whether it ended early, and has not gone on."""
+        return self.last is not None and self.last.gave_up and self.last.step == self.done
 
 
 def report_evaluation(
@@ -81,6 +77,7 @@ def report_evaluation(
     model: Mask2Former,
     *,
     train_images: int,
+    gave_up: bool = False,
     is_first_rank: bool = True,
 ) -> None:
     """Keep what an evaluation found and renew the page. Every process must call it."""
@@ -88,6 +85,7 @@ def report_evaluation(
     if not is_first_rank:
         return
     record = record_of(examination, figures, model, step=step, train_images=train_images)
+    record = replace(record, gave_up=gave_up)
     replace_text(folder / EVALUATION, json.dumps(to_dict(record)))
     write_report(folder, folder / REPORT)
 

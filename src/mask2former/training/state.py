@@ -41,9 +41,8 @@ class Best:
         if self.metric not in figures:
             totals = [name for name in figures if "/" not in name]
             raise ValueError(
-                f"metric: {self.metric!r} was not measured, only {', '.join(totals)}; the steps"
-                " that are done are saved, and go on with one of these, as in --set"
-                f" metric={totals[0]}"
+                f"metric: {self.metric!r} was not measured, only {', '.join(totals) or 'nothing'};"
+                " the steps that are done are saved, and go on with another --set metric=NAME"
             )
         value = figures[self.metric]
         if self.value is not None and value <= self.value:
@@ -68,6 +67,11 @@ class State:
         self.step = 0
         self.evaluated = 0  # the step of the last evaluation
         self.best = Best()
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether patience has come to its end before the steps have."""
+        return self.step < self.config.steps and 0 < self.config.patience <= self.best.since
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take a checkpoint's state; the model has its weights already."""

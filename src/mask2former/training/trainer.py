@@ -115,8 +115,8 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     figures: dict[str, float] = {}
     log = Log(folder if fabric.is_global_zero else None, state.step, state.evaluated)
     with (
-        log,
         closing(loader),
+        log,
         Signals() as signals,
         progress_bar(console) as progress,
         explained(config, ranks),
@@ -133,19 +133,21 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
                 figures = evaluate_weights(weights, validation, examination)
                 signals.idle = ""
                 log.write({"step": state.step, "evaluation": figures})
+                is_best = state.best.update(figures, state.step, config.metric)
                 report_evaluation(
                     *(folder, examination, figures, state.step, weights),
                     train_images=len(dataset),
+                    gave_up=state.gives_up,
                     is_first_rank=rank == 0,
                 )
                 progress.print(f"step {state.step}: {summary(figures)}")
                 state.evaluated = state.step
-                if state.best.update(figures, state.step, config.metric) and rank == 0:
+                if is_best and rank == 0:
                     save_model(weights, folder / BEST)
                 state.save(folder)
             if state.step >= config.steps:
                 break
-            if 0 < config.patience <= state.best.since:
+            if state.gives_up:
                 progress.print(
                     f"ended after step {state.step}: {state.best.since} evaluations without a"
                     f" better {state.best.metric} (patience)"
