@@ -137,7 +137,7 @@ class ConvNorm(nn.Module):
     ) -> Float[Tensor, "B D h w"]:
         """The norm goes into the weights, anew each time: that costs less than a pass over `x`."""
         scale, shift = scale_and_shift(self.norm)
-        weight = (self.conv.weight.float() * scale[:, None, None, None]).to(x.dtype)
+        weight = self.conv.weight * scale[:, None, None, None].to(x.dtype)
         shift, stride, padding = shift.to(x.dtype), self.conv.stride, self.conv.known_padding()
         assert padding is not None
         if residual is None and winograd.gains(x, weight, stride, padding):
