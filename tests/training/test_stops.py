@@ -24,7 +24,7 @@ from mask2former.training.config import TrainConfig
 from mask2former.training.log import Log
 from mask2former.training.optimizer import build_optimizer
 from mask2former.training.signals import Signals, Stopped
-from mask2former.training.state import Best, State
+from mask2former.training.state import Best, State, check_metric
 from mask2former.training.trainer import train
 from trainings import CONFIG, log_of, start, weights
 
@@ -248,6 +248,16 @@ def test_best_goes_by_the_first_metric_that_is_measured() -> None:
     with pytest.raises(ValueError, match="'PQ' was not measured, only nothing"):
         Best().update({}, 1, "PQ")
     assert not Best().update({}, 1, None)
+
+
+def test_a_metric_that_nobody_measures_is_named_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"metric: 'foo' is none of what is measured .*\(PQ, SQ,"):
+        train(replace(CONFIG, metric="foo"), tmp_path)
+    assert not list(tmp_path.iterdir())
+    check_metric("AP50", ("instance",))
+    check_metric(None, ("semantic",))
+    with pytest.raises(ValueError, match="'AP50'"):
+        check_metric("AP50", ("semantic",))
 
 
 def test_it_ends_when_nothing_gets_better(

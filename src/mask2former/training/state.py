@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mask2former.modeling.mask2former import Mask2Former
+from mask2former.structures import Task
 from mask2former.training import checkpoint
 from mask2former.training.average import Average
 from mask2former.training.config import TrainConfig
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 
 LAST, BEST = "model", "best"  # folders of weights
 METRICS = ("PQ", "AP", "mIoU")  # the first that is measured says which weights are best
+FIGURES: Mapping[Task, tuple[str, ...]] = {  # how the names of those of a task begin
+    "panoptic": ("PQ", "SQ", "RQ"),
+    "instance": ("AP", "cityscapes_AP"),
+    "semantic": ("mIoU", "fwIoU", "mean_accuracy", "pixel_accuracy", "IoU"),
+}
+
+
+def check_metric(metric: str | None, tasks: Sequence[Task]) -> None:
+    """ValueError if no figure of these tasks has such a name."""
+    names = [name for task in tasks for name in FIGURES[task]]
+    if metric is not None and not metric.startswith(tuple(names)):
+        raise ValueError(
+            f"metric: {metric!r} is none of what is measured on this data ({', '.join(names)} ...);"
+            " name one of these, or leave it out"
+        )
 
 
 @dataclass(kw_only=True)

@@ -37,7 +37,7 @@ from mask2former.training.memory import explained, peak_memory
 from mask2former.training.optimizer import build_optimizer, rate_factor, set_rates
 from mask2former.training.report import report_evaluation
 from mask2former.training.signals import Signals, Stopped
-from mask2former.training.state import BEST, LAST, State
+from mask2former.training.state import BEST, LAST, State, check_metric
 from mask2former.weights import load, load_tensors
 from mask2former.weights.native import save_model
 from mask2former.weights.pretrained import load_backbone
@@ -71,6 +71,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, float]:
     dataset, validation = config.data.open_train(), config.data.open_val()
     for opened in (dataset, validation):
         check_categories(config.model.categories, opened.categories)
+    check_metric(config.metric, validation.tasks)
     stream = Stream(dataset, config.view, config.model.view, config.seed, config.repeat_threshold)
     saved = checkpoint.read(folder, config)
     # What it started from is not needed once there is a checkpoint.
