@@ -15,7 +15,7 @@ from rich.table import Table
 
 from mask2former.commands.loading import require_positive
 from mask2former.commands.options import CheckData, InspectData
-from mask2former.commands.output import wide_console, write_json
+from mask2former.commands.output import tell, wide_console, write_json
 from mask2former.data.detect import find_formats, nothing_found, open_dataset, root_of
 from mask2former.data.doctor import check
 from mask2former.data.findings import Finding
@@ -74,18 +74,17 @@ def inspect_data(options: InspectData) -> None:
                 markup=False,
             )
         if result.unreadable:
-            console.print(
+            tell(
+                console,
                 f"{split or 'all'}: {len(result.unreadable)} images could not be read; `mask2former"
                 f" data check {options.folder}` tells why",
                 style="red",
-                markup=False,
-                soft_wrap=True,
             )
     if any(result.samples for result in inspections.values()):
         sheet = options.out or Path(f"{Path(options.folder).resolve().stem}-samples.png")
         sheet.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sample_sheet(inspections)).save(sheet)
-        console.print(f"samples: {sheet}", markup=False, soft_wrap=True)
+        tell(console, f"samples: {sheet}")
     if options.json is not None:
         document = {
             "folder": options.folder,
@@ -93,7 +92,7 @@ def inspect_data(options: InspectData) -> None:
             "splits": {split: as_json(result) for split, result in inspections.items()},
         }
         write_json(options.json, document)
-        console.print(f"all figures: {options.json}", markup=False, soft_wrap=True)
+        tell(console, f"all figures: {options.json}")
 
 
 def check_data(options: CheckData) -> bool:
@@ -109,7 +108,7 @@ def check_data(options: CheckData) -> bool:
     )
     if findings:
         console.print(finding_table(findings, options.folder))
-    console.print(verdict(findings, options.folder), markup=False, soft_wrap=True)
+    tell(console, verdict(findings, options.folder))
     if options.json is not None:
         count = Counter(finding.severity for finding in findings)
         document = {
@@ -121,7 +120,7 @@ def check_data(options: CheckData) -> bool:
             "findings": [asdict(finding) for finding in findings],
         }
         write_json(options.json, document)
-        console.print(f"all findings: {options.json}", markup=False, soft_wrap=True)
+        tell(console, f"all findings: {options.json}")
     return not any(finding.severity == "error" for finding in findings)
 
 

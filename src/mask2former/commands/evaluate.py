@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mask2former.commands.loading import load_segmenter, require_folder, require_positive
 from mask2former.commands.options import Evaluate, command_line
-from mask2former.commands.output import write_json
+from mask2former.commands.output import tell, write_json
 from mask2former.commands.train import place, read_config
 from mask2former.data.coco import CocoInstances
 from mask2former.data.coco_panoptic import CocoPanoptic
@@ -22,7 +22,7 @@ from mask2former.data.dataset import Dataset
 from mask2former.data.detect import open_dataset, serves
 from mask2former.data.scenes import Scenes
 from mask2former.evaluation.instance_files import score_instance_files
-from mask2former.inference.predictions import CocoResults, open_predictions
+from mask2former.inference.predictions import CocoResults, most_at_once, open_predictions
 from mask2former.inference.submission import open_submission
 from mask2former.segmenter import Augmentation
 from mask2former.serialization import from_dict
@@ -63,9 +63,9 @@ def measure(options: Evaluate) -> dict[str, float]:
             "figures": figures,
         }
         write_json(options.json, document)
-        console.print(f"all figures: {options.json}", markup=False, soft_wrap=True)
+        tell(console, f"all figures: {options.json}")
     if options.out is not None:
-        console.print(f"results: {options.out}", markup=False, soft_wrap=True)
+        tell(console, f"results: {options.out}")
     return figures
 
 
@@ -103,7 +103,7 @@ def of_model(options: Evaluate, console: Console) -> tuple[dict[str, float], Dat
         title = f"{Path(options.model).name}: evaluation"
         record = record_of(examination, figures, segmenter.model)
         write_evaluation(options.report, title, record, command_line("evaluate", options))
-        console.print(f"report: {options.report}", markup=False, soft_wrap=True)
+        tell(console, f"report: {options.report}")
     return figures, dataset, groups
 
 
@@ -139,13 +139,12 @@ def of_files(
         )
     federated = isinstance(dataset, FederatedDataset)
     limit = options.max_detections or (300 if federated else 100)
-    most = predictions.most_instances if federated else predictions.most_of_a_class
+    most = most_at_once(predictions.instance_records, of_a_class=not federated)
     if options.max_detections is None and "instance" in tasks and most > limit:
-        console.print(
+        tell(
+            console,
             f"an image has {most} results{'' if federated else ' of one class'}: the best {limit}"
             f" count, as in {'LVIS' if federated else 'COCO'}; --max-detections counts more",
-            markup=False,
-            soft_wrap=True,
         )
     plain = not (groups or options.boundary or options.out or federated)
     if (
@@ -213,19 +212,17 @@ def open_data(options: Evaluate, things_only: bool, console: Console | None = No
         name = options.split if shared is None else shared
         return open_dataset(options.data, name, task=data.task, format=data.format)
     if training is not None and (training.divided is None or training.train == training.val):
-        console.print(
+        tell(
+            console,
             f"no split {data.val!r}: measured on {training.val!r}, which this model's training was"
             " validated on",
-            markup=False,
-            soft_wrap=True,
         )
         return replace(training, task=data.task, limit=None).open_val()
     known = "" if training is None else ", as this model's did"
-    console.print(
+    tell(
+        console,
         f"no split {data.val!r}: measured on one image in {data.holdout}, which a training with"
         f" data.holdout={data.holdout} holds out{known}; --split all measures on all",
-        markup=False,
-        soft_wrap=True,
     )
     return data.open_val()
 

@@ -22,6 +22,8 @@ from mask2former.commands.train import (
 from mask2former.presets.finetune import GIVEN, Choice, Wishes, plan
 from mask2former.serialization import from_dict, to_dict
 
+WISHES = {"batch_size": "batch_size", "steps": "steps", "optimizer.rate": "rate"}  # key, its wish
+
 
 def finetune(options: Finetune) -> None:
     """Choose, print the choices, train; or go on with what the folder's training was begun with."""
@@ -33,18 +35,13 @@ def finetune(options: Finetune) -> None:
         Console(highlight=False, markup=False, soft_wrap=True).print(f"settings: {written}")
     else:
         set_ones = dict(assignments(options))
-        wished = {
-            "size": options.size,
-            "batch_size": set_ones.get("batch_size"),
-            "steps": set_ones.get("steps"),
-            "rate": set_ones.get("optimizer.rate"),
-        }
-        wishes = from_dict(Wishes, wished)
+        wished = {wish: set_ones.get(key) for key, wish in WISHES.items()}
+        wishes = from_dict(Wishes, {"size": options.size, **wished})
         planned = plan(data_of(options), options.model, wishes)
         given = (
             Choice(what=key, value=str(value), reason=GIVEN)
             for key, value in set_ones.items()
-            if key not in ("steps", "batch_size", "optimizer.rate")  # the plan has these
+            if key not in WISHES  # else the plan has it
         )
         show((*planned.choices, *given))
         tree, source = to_dict(planned.config), "config"

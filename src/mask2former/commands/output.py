@@ -17,6 +17,11 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
+def tell(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: no part is taken for markup, and however long it is not broken."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
 def write_json(path: Path, document: Mapping[str, object]) -> None:
     """Write it, and the folder that it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 from rich.progress import track
@@ -94,6 +95,15 @@ _VOC_IMAGES, _VOC_MASKS, _VOC_LIST = (
 Place = tuple[AnyPath, AnyPath, AnyPath | None]  # of a split: images, masks, list of stems
 
 
+def _candidates(
+    folder: AnyPath, layouts: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, AnyPath, AnyPath]]:
+    """Splits and folders that layouts could mean: name, images, masks."""
+    for images, masks in layouts:
+        for name in names_matching(folder, masks) if "<s>" in masks else [NO_SPLIT]:
+            yield name, folder / images.replace("<s>", name), folder / masks.replace("<s>", name)
+
+
 def _places(folder: AnyPath) -> dict[str, Place]:
     """Where each split of a folder lies."""
     found: dict[str, Place] = {}
@@ -104,17 +114,15 @@ def _places(folder: AnyPath) -> dict[str, Place]:
                 folder / _VOC_MASKS,
                 folder / _VOC_LIST.replace("<s>", name),
             )
-    layouts = [*_SPLIT_LAYOUTS, ("<s>", "<s>")]
-    for images, masks in layouts:
-        pattern = f"<s>/{_BESIDE_CLASSES}" if images == masks else masks
-        for name in names_matching(folder, pattern):
-            pair = folder / images.replace("<s>", name), folder / masks.replace("<s>", name)
-            if name and name not in found and holds_pairs(*pair):
-                found[name] = (*pair, None)
+    names = names_matching(folder, f"<s>/{_BESIDE_CLASSES}")
+    beside = ((name, folder / name, folder / name) for name in names)
+    for name, images, masks in chain(_candidates(folder, _SPLIT_LAYOUTS), beside):
+        if name and name not in found and holds_pairs(images, masks):
+            found[name] = (images, masks, None)
     if not found:
-        for images, masks in _WHOLE_LAYOUTS:
-            if holds_pairs(folder / images, folder / masks):
-                return {NO_SPLIT: (folder / images, folder / masks, None)}
+        for name, images, masks in _candidates(folder, _WHOLE_LAYOUTS):
+            if holds_pairs(images, masks):
+                return {name: (images, masks, None)}
         if (folder / _BESIDE_CLASSES).is_file() and holds_pairs(folder, folder):
             return {NO_SPLIT: (folder, folder, None)}
     return found
@@ -122,13 +130,9 @@ def _places(folder: AnyPath) -> dict[str, Place]:
 
 def _nearly(folder: AnyPath) -> str | None:
     """What is wrong with the masks of a folder that has images and masks, but no pairs of them."""
-    for images, masks in (*_WHOLE_LAYOUTS, *_SPLIT_LAYOUTS):
-        for name in [NO_SPLIT] if "<s>" not in masks else names_matching(folder, masks):
-            homes = (folder / pattern.replace("<s>", name) for pattern in (images, masks))
-            reason = why_no_pairs(*homes)
-            if reason is not None:
-                return reason
-    return None
+    candidates = _candidates(folder, (*_WHOLE_LAYOUTS, *_SPLIT_LAYOUTS))
+    reasons = (why_no_pairs(images, masks) for _, images, masks in candidates)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _stems(place: Place) -> list[str] | None:

@@ -8,6 +8,7 @@ list), COCO panoptic (a JSON object and a folder of PNGs), a folder of label map
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from mask2former.inference.readers import Results, most_at_once, read_png
+from mask2former.inference.readers import Results, read_png
 from mask2former.masks import (
     box_of_mask,
     check_polygons,
@@ -43,8 +44,10 @@ class Predictions(Protocol):
     """Results by image."""
 
     tasks: tuple[Task, ...]
-    most_instances: int  # of an image
-    most_of_a_class: int  # of an image
+
+    @property
+    def instance_records(self) -> Sequence[Mapping[str, Any]]:
+        """What instances are read from, as in COCO's results."""
 
     def result(self, image_id: int | str, name: str, size: Size) -> Segmentation:
         """Of the image of this id, file name and size (H, W).
@@ -80,6 +83,12 @@ def open_predictions(
     )
 
 
+def most_at_once(records: Sequence[Mapping[str, Any]], *, of_a_class: bool) -> int:
+    """The most results of an image, or of one class in an image."""
+    of_which = Counter((r["image_id"], r["category_id"] if of_a_class else None) for r in records)
+    return max(of_which.values(), default=0)
+
+
 class OwnFolder:
     """A folder of `ResultWriter`; images are found by their file's name."""
 
@@ -93,8 +102,7 @@ class OwnFolder:
             )
         self.categories = categories
         self.tasks = self.results.tasks
-        self.most_instances = self.results.most_instances
-        self.most_of_a_class = self.results.most_of_a_class
+        self.instance_records = self.results.instance_records
         self.places: dict[str, int] = {}
         for place, record in enumerate(self.results.images):
             name = _base(record["file_name"])
@@ -118,7 +126,7 @@ class LabelMaps:
     """A folder of PNGs, each with the stem of its image, alone or followed by more after "_"."""
 
     tasks: tuple[Task, ...] = ("semantic",)
-    most_instances = most_of_a_class = 0
+    instance_records = ()
 
     def __init__(self, folder: Path, categories: tuple[Category, ...], values: Values) -> None:
         self.folder, self.categories = folder, categories
@@ -168,7 +176,7 @@ class CocoResults:
             _check(record, ("image_id", "category_id", "segmentation", "score"), name)
             _label(record, self.label_of, name)
             self.of_image.setdefault(record["image_id"], []).append((name, record))
-        self.most_instances, self.most_of_a_class = most_at_once(records)
+        self.instance_records = records
         self._asked: set[int | str] = set()
 
     def check_all_asked(self) -> None:
@@ -201,7 +209,7 @@ class CocoPanopticResults:
     """COCO's panoptic JSON; its PNGs lie in the folder of its name, in panoptic/ or beside it."""
 
     tasks: tuple[Task, ...] = ("panoptic",)
-    most_instances = most_of_a_class = 0
+    instance_records = ()
 
     def __init__(
         self, path: Path, annotations: list[Any], categories: tuple[Category, ...]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,6 @@ from mask2former.structures import (
 )
 
 Size = tuple[int, int]  # (H, W) in pixels
-
-
-def most_at_once(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """The most results of an image, of all its classes and of one of them."""
-    images = Counter(record["image_id"] for record in records)
-    of_class = Counter((record["image_id"], record["category_id"]) for record in records)
-    return max(images.values(), default=0), max(of_class.values(), default=0)
 
 
 class Results:
@@ -70,12 +62,15 @@ class Results:
                     )
                 self._label(result, f"{self.folder / 'instances.json'}: result {index}")
                 self._results[result["image_id"]].append({**result, "index": index})
-        records = [record for of_image in self._results.values() for record in of_image]
-        self.most_instances, self.most_of_a_class = most_at_once(records)
         rows = []
         if (self.folder / "panoptic.json").exists():
             rows = self._rows("panoptic.json", ("image_id", "file_name", "segments_info"))
         self._panoptic = {row["image_id"]: row for row in rows}
+
+    @property
+    def instance_records(self) -> list[dict[str, Any]]:
+        """Those of `instances.json`, image by image."""
+        return [record for of_image in self._results.values() for record in of_image]
 
     def __len__(self) -> int:
         return len(self.images)

@@ -11,7 +11,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,9 @@ def report_evaluation(
     examination = merge_across_ranks(examination)
     if not is_first_rank:
         return
-    record = record_of(examination, figures, model, step=step, train_images=train_images)
-    record = replace(record, gave_up=gave_up)
+    record = record_of(
+        examination, figures, model, step=step, train_images=train_images, gave_up=gave_up
+    )
     replace_text(folder / EVALUATION, json.dumps(to_dict(record)))
     write_report(folder, folder / REPORT)
 
@@ -97,6 +98,7 @@ def record_of(
     *,
     step: int = 0,
     train_images: int = 0,
+    gave_up: bool = False,
 ) -> Evaluation:
     """All that a page needs to know; without `train_images` the model was not trained here."""
     return Evaluation(
@@ -106,6 +108,7 @@ def record_of(
         train_images=train_images,
         model=model_facts(model),
         environment=environment(next(model.parameters()).device),
+        gave_up=gave_up,
     )
 
 
